@@ -1,0 +1,1 @@
+//! A small reference subscription backend that serves the founding backend API

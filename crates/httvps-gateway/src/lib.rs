@@ -1,0 +1,1 @@
+//! The httvps gateway as a library: configuration, accept, authentication, relay, telemetry, drain

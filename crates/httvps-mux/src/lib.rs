@@ -1,0 +1,1 @@
+//! Drives one httvps protocol session over one message transport

@@ -1,0 +1,1 @@
+//! The httvps protocol without I/O: frames, codec, session and stream state, limits, codes

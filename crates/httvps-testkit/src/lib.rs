@@ -1,0 +1,1 @@
+//! Test helpers: certificates, scripted backend, in-memory transport
