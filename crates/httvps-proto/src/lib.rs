@@ -1,1 +1,37 @@
-//! The httvps protocol without I/O: frames, codec, session and stream state, limits, codes
+//! The httvps protocol without I/O: frames, codec, session and stream state, limits and codes.
+//!
+//! This crate names no runtime, no socket, no clock and no log. The time (`now`), the bytes of a
+//! message and the verdict of the backend come in as arguments; frames to send go out through an
+//! [`Outbox`]; what happened comes back as a value. So every behaviour can be tested in virtual
+//! time, and the same state machines serve any carrier.
+//!
+//! Reading order: [`json`] (the frames on the wire) → [`Session`] (the gateway's side) →
+//! [`ClientSession`] (the client's side) → [`KeepAlive`], [`Bucket`], [`Limits`].
+
+mod bucket;
+mod client;
+mod code;
+pub mod json;
+mod keepalive;
+mod limits;
+mod outbox;
+mod session;
+mod streams;
+mod target;
+
+pub use bucket::Bucket;
+pub use client::{ClientInput, ClientSession, OpenError};
+pub use code::{CloseCause, ErrorCode, StreamEnd, StreamRefusal};
+pub use keepalive::{KeepAlive, KeepAliveAction};
+pub use limits::Limits;
+pub use outbox::Outbox;
+pub use session::{Input, Session, Verdict};
+pub use streams::StreamKey;
+pub use target::{Host, Target, TargetError};
+
+/// Capability: the gateway answers a `stream_open` with `stream_opened` once the upstream stands.
+pub const CAPABILITY_OPEN_ACK: &str = "open_ack";
+/// Capability: the gateway announces a drain with `go_away` before it closes the connection.
+pub const CAPABILITY_GO_AWAY: &str = "go_away";
+/// Every capability that this implementation speaks.
+pub const CAPABILITIES: [&str; 2] = [CAPABILITY_OPEN_ACK, CAPABILITY_GO_AWAY];

@@ -1,0 +1,482 @@
+//! The gateway's side of one session.
+
+use crate::json::{self, AuthResult, Bad, Frame, Hello};
+use crate::streams::Streams;
+use crate::{
+    Bucket, CAPABILITIES, CAPABILITY_GO_AWAY, CAPABILITY_OPEN_ACK, CloseCause, ErrorCode, Limits,
+    Outbox, StreamEnd, StreamKey, StreamRefusal,
+};
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// One session as the gateway sees it: what may come next, and which streams are open.
+///
+/// ```text
+///              hello                 Verdict::Allowed
+///  Handshake ─────────▶ Authenticating ─────────────▶ Active ──▶ Closed
+///      │                      │ Verdict::Refused         │ too many errors
+///      └─ anything else ──────┴──────────────────────────┴─▶ Closed
+/// ```
+/// Inputs are `handle_*`; each may put frames into the [`Outbox`] and says in its answer what the
+/// gateway has to do. Time is an argument. Memory: an idle session without streams holds no heap
+/// beyond the shared limits.
+#[derive(Debug)]
+pub struct Session {
+    limits: Arc<Limits>,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Handshake,
+    Authenticating(Accepted),
+    Active(Active),
+    Closed,
+}
+
+/// The capabilities that both sides named.
+#[derive(Debug, Clone, Copy, Default)]
+struct Accepted {
+    open_ack: bool,
+    go_away: bool,
+}
+
+#[derive(Debug)]
+struct Active {
+    accepted: Accepted,
+    streams: Streams,
+    opens: Bucket,
+    errors: Bucket,
+}
+
+/// What a message of the client asks of the gateway.
+#[derive(Debug, PartialEq)]
+pub enum Input<'m> {
+    /// Nothing; it was answered or needs no answer.
+    Nothing,
+    /// Ask the backend, then call [`Session::handle_verdict`]. Read no further message before.
+    Hello(Hello<'m>),
+    /// Open an upstream; the stream is reserved. Answer with [`Session::opened`] or [`Session::end`].
+    Open {
+        /// The new stream.
+        stream: StreamKey,
+        /// The target as the client wrote it, at most [`Limits::MAX_TARGET`] bytes.
+        target: Option<Cow<'m, str>>,
+    },
+    /// Pass the payload on to the stream's upstream.
+    Data {
+        /// An open stream.
+        stream: StreamKey,
+        /// The decoded payload; may be empty.
+        data: &'m [u8],
+    },
+    /// The client is done with the stream; it is already freed here. What was received for it
+    /// before is still to be delivered.
+    Close {
+        /// The stream that was.
+        stream: StreamKey,
+    },
+    /// The message was refused with an `error` of this code; the session lives on.
+    Refused {
+        /// The code of the answer.
+        code: ErrorCode,
+        /// Which rule refused it, when it was well-formed.
+        refusal: Option<StreamRefusal>,
+    },
+    /// Flush what is queued, then close the connection.
+    Fatal(CloseCause),
+}
+
+/// What the backend said of a `hello`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// The device may enter.
+    Allowed {
+        /// The new session's UUID.
+        session_id: &'a str,
+        /// What the backend says of the subscription.
+        subscription_status: Option<&'a str>,
+    },
+    /// The device may not enter, or the backend failed.
+    Refused {
+        /// Why, for the client.
+        reason: &'a str,
+        /// What the backend says of the subscription.
+        subscription_status: Option<&'a str>,
+    },
+}
+
+impl Session {
+    /// A session that waits for its `hello`.
+    pub fn new(limits: Arc<Limits>) -> Self {
+        Self {
+            limits,
+            phase: Phase::Handshake,
+        }
+    }
+
+    /// Takes one text message, which must be UTF-8. `scratch` holds the payload of a data frame.
+    ///
+    /// While the session waits for a verdict the carrier must keep messages to itself.
+    pub fn handle_text<'m>(
+        &mut self,
+        now: Instant,
+        message: &'m [u8],
+        scratch: &'m mut Vec<u8>,
+        out: &mut impl Outbox,
+    ) -> Input<'m> {
+        match &mut self.phase {
+            Phase::Handshake => self.handle_first(json::decode(message, scratch), out),
+            Phase::Active(active) => {
+                let input = match json::decode(message, scratch) {
+                    Ok(frame) => active.handle_frame(&self.limits, now, frame, out),
+                    Err(bad) => active.handle_bad(&self.limits, now, &bad, out),
+                };
+                if matches!(input, Input::Fatal(_)) {
+                    self.phase = Phase::Closed;
+                }
+                input
+            }
+            Phase::Authenticating(_) | Phase::Closed => Input::Nothing,
+        }
+    }
+
+    /// Takes one binary message, which the founding protocol does not have.
+    pub fn handle_binary(&mut self, now: Instant, out: &mut impl Outbox) -> Input<'static> {
+        const WORDS: &str = "frames are JSON in text messages";
+        match &mut self.phase {
+            Phase::Handshake => self.bad_hello(WORDS, out),
+            Phase::Active(active) => {
+                active.refuse(now, ErrorCode::BadFrame, WORDS, None, None, out)
+            }
+            Phase::Authenticating(_) | Phase::Closed => Input::Nothing,
+        }
+    }
+
+    fn handle_first<'m>(
+        &mut self,
+        frame: Result<Frame<'m>, Bad>,
+        out: &mut impl Outbox,
+    ) -> Input<'m> {
+        match frame {
+            Ok(Frame::Hello(hello)) => {
+                if hello.device_id.len() > self.limits.max_device_id {
+                    return self.bad_hello("device_id is too long", out);
+                }
+                if hello.token.len() > self.limits.max_token {
+                    return self.bad_hello("token is too long", out);
+                }
+                let names = |name| hello.capabilities.iter().any(|c| c == name);
+                self.phase = Phase::Authenticating(Accepted {
+                    open_ack: names(CAPABILITY_OPEN_ACK),
+                    go_away: names(CAPABILITY_GO_AWAY),
+                });
+                Input::Hello(hello)
+            }
+            Ok(_) => self.bad_hello("the first message must be hello", out),
+            Err(Bad::Hello(words) | Bad::Frame(words) | Bad::Stream(words, _)) => {
+                self.bad_hello(words, out)
+            }
+        }
+    }
+
+    fn bad_hello(&mut self, words: &str, out: &mut impl Outbox) -> Input<'static> {
+        json::error(out, ErrorCode::BadHello, words, None, None);
+        self.phase = Phase::Closed;
+        Input::Fatal(CloseCause::BadHello)
+    }
+
+    /// Answers the `hello`. After a refusal the caller flushes and closes the connection.
+    pub fn handle_verdict(&mut self, now: Instant, verdict: &Verdict<'_>, out: &mut impl Outbox) {
+        let Phase::Authenticating(accepted) = self.phase else {
+            return;
+        };
+        match *verdict {
+            Verdict::Allowed {
+                session_id,
+                subscription_status,
+            } => {
+                let result = AuthResult {
+                    allowed: true,
+                    session_id: Some(session_id.into()),
+                    subscription_status: subscription_status.map(Cow::Borrowed),
+                    reason: None,
+                    max_streams: Some(self.limits.max_streams as u64),
+                    capabilities: accepted.names().map(Cow::Borrowed).collect(),
+                };
+                json::auth_result(out, &result);
+                self.phase = Phase::Active(Active::new(accepted, &self.limits, now));
+            }
+            Verdict::Refused {
+                reason,
+                subscription_status,
+            } => {
+                let result = AuthResult {
+                    reason: Some(reason.into()),
+                    subscription_status: subscription_status.map(Cow::Borrowed),
+                    ..AuthResult::default()
+                };
+                json::auth_result(out, &result);
+                self.phase = Phase::Closed;
+            }
+        }
+    }
+
+    /// Tells a client that asked for it that the stream's upstream stands.
+    pub fn opened(&mut self, stream: StreamKey, out: &mut impl Outbox) {
+        if let Phase::Active(active) = &self.phase
+            && active.accepted.open_ack
+            && let Some(id) = active.streams.wire_id(stream)
+        {
+            json::stream_opened(out, id);
+        }
+    }
+
+    /// Sends payload of a stream to the client; false when there is no such stream.
+    pub fn write(&mut self, stream: StreamKey, data: &[u8], out: &mut impl Outbox) -> bool {
+        match &self.phase {
+            Phase::Active(active) => match active.streams.wire_id(stream) {
+                Some(id) => {
+                    json::stream_data(out, id, data);
+                    true
+                }
+                None => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Ends a stream from the gateway's side and tells the client how: `stream_close` when the
+    /// target finished, an `error` about the stream otherwise. False when there is no such stream.
+    pub fn end(&mut self, stream: StreamKey, end: StreamEnd, out: &mut impl Outbox) -> bool {
+        let Phase::Active(active) = &mut self.phase else {
+            return false;
+        };
+        match end {
+            StreamEnd::ClientClosed => {}
+            StreamEnd::Eof => {
+                if let Some(id) = active.streams.wire_id(stream) {
+                    json::stream_close(out, id, Some(end.as_str()));
+                }
+            }
+            _ => {
+                if let Some(id) = active.streams.id(stream) {
+                    let reason = Some(end.as_str());
+                    json::error(out, ErrorCode::StreamError, end.words(), Some(id), reason);
+                }
+            }
+        }
+        active.streams.remove(stream)
+    }
+
+    /// Takes a stream back whose target turned out to be malformed (`bad_stream`).
+    pub fn refuse_target(
+        &mut self,
+        now: Instant,
+        stream: StreamKey,
+        words: &str,
+        out: &mut impl Outbox,
+    ) -> Input<'static> {
+        let Phase::Active(active) = &mut self.phase else {
+            return Input::Nothing;
+        };
+        let id = active.streams.id(stream).map(Box::<str>::from);
+        active.streams.remove(stream);
+        active.refuse(
+            now,
+            ErrorCode::BadStream,
+            words,
+            id.as_deref(),
+            Some("bad_target"),
+            out,
+        )
+    }
+
+    /// Announces a drain to a client that asked for it; false when it did not.
+    pub fn go_away(&mut self, deadline: Duration, out: &mut impl Outbox) -> bool {
+        match &self.phase {
+            Phase::Active(active) if active.accepted.go_away => {
+                json::go_away(out, "draining", deadline.as_millis() as u64);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Streams open now.
+    pub fn stream_count(&self) -> usize {
+        match &self.phase {
+            Phase::Active(active) => active.streams.len(),
+            _ => 0,
+        }
+    }
+
+    /// The id of a stream as the client chose it.
+    pub fn stream_id(&self, stream: StreamKey) -> Option<&str> {
+        match &self.phase {
+            Phase::Active(active) => active.streams.id(stream),
+            _ => None,
+        }
+    }
+}
+
+impl Accepted {
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        CAPABILITIES.into_iter().filter(move |name| match *name {
+            CAPABILITY_OPEN_ACK => self.open_ack,
+            _ => self.go_away,
+        })
+    }
+}
+
+impl Active {
+    fn new(accepted: Accepted, limits: &Limits, now: Instant) -> Self {
+        Self {
+            accepted,
+            streams: Streams::default(),
+            opens: Bucket::new(
+                limits.max_stream_opens_per_second,
+                limits.max_stream_open_burst,
+                now,
+            ),
+            errors: Bucket::new(limits.max_errors_per_second, limits.max_error_burst, now),
+        }
+    }
+
+    fn handle_frame<'m>(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        frame: Frame<'m>,
+        out: &mut impl Outbox,
+    ) -> Input<'m> {
+        match frame {
+            Frame::StreamData { stream_id, data } => match self.streams.find(&stream_id) {
+                Some(stream) => Input::Data { stream, data },
+                None => self.refuse_stream(limits, now, StreamRefusal::Unknown, &stream_id, out),
+            },
+            Frame::StreamOpen { stream_id, target } => {
+                if stream_id.len() > limits.max_stream_id {
+                    let words = "stream_id is too long";
+                    return self.refuse(now, ErrorCode::BadStream, words, None, None, out);
+                }
+                if let Some(refusal) = self.refusal_of_open(limits, now, &stream_id) {
+                    return self.refuse_stream(limits, now, refusal, &stream_id, out);
+                }
+                Input::Open {
+                    stream: self.streams.insert(&stream_id),
+                    target,
+                }
+            }
+            Frame::StreamClose { stream_id, .. } => match self.streams.find(&stream_id) {
+                Some(stream) => {
+                    self.streams.remove(stream);
+                    Input::Close { stream }
+                }
+                None => self.refuse_stream(limits, now, StreamRefusal::Unknown, &stream_id, out),
+            },
+            Frame::Ping => {
+                json::pong(out);
+                Input::Nothing
+            }
+            Frame::Pong => Input::Nothing,
+            _ => {
+                let words = "a frame of this type is not taken from a client";
+                self.refuse(now, ErrorCode::Unsupported, words, None, None, out)
+            }
+        }
+    }
+
+    fn refusal_of_open(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        id: &str,
+    ) -> Option<StreamRefusal> {
+        if self.streams.contains(id) {
+            Some(StreamRefusal::Duplicate)
+        } else if self.streams.len() >= limits.max_streams {
+            Some(StreamRefusal::Limit)
+        } else if !self.opens.try_take(now) {
+            Some(StreamRefusal::OpenRate)
+        } else {
+            None
+        }
+    }
+
+    fn handle_bad(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        bad: &Bad,
+        out: &mut impl Outbox,
+    ) -> Input<'static> {
+        match bad {
+            Bad::Frame(words) => self.refuse(now, ErrorCode::BadFrame, words, None, None, out),
+            // A second hello is refused for being one, whatever is in it.
+            Bad::Hello(_) => {
+                let words = "the session has had its hello";
+                self.refuse(now, ErrorCode::Unsupported, words, None, None, out)
+            }
+            Bad::Stream(words, id) => {
+                let id = id.as_deref().filter(|id| id.len() <= limits.max_stream_id);
+                self.refuse(now, ErrorCode::BadStream, words, id, None, out)
+            }
+        }
+    }
+
+    fn refuse_stream(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        refusal: StreamRefusal,
+        id: &str,
+        out: &mut impl Outbox,
+    ) -> Input<'static> {
+        let id = Some(id).filter(|id| id.len() <= limits.max_stream_id);
+        let reason = Some(refusal.as_str());
+        match self.refuse(
+            now,
+            ErrorCode::StreamError,
+            refusal.words(),
+            id,
+            reason,
+            out,
+        ) {
+            Input::Refused { code, .. } => Input::Refused {
+                code,
+                refusal: Some(refusal),
+            },
+            fatal => fatal,
+        }
+    }
+
+    /// Answers with an `error`, or ends the session when it has had more than its share of them.
+    fn refuse(
+        &mut self,
+        now: Instant,
+        code: ErrorCode,
+        words: &str,
+        id: Option<&str>,
+        reason: Option<&str>,
+        out: &mut impl Outbox,
+    ) -> Input<'static> {
+        if !self.errors.try_take(now) {
+            let words = "too many errors";
+            json::error(
+                out,
+                ErrorCode::SessionError,
+                words,
+                None,
+                Some("error_flood"),
+            );
+            return Input::Fatal(CloseCause::ErrorFlood);
+        }
+        json::error(out, code, words, id, reason);
+        Input::Refused {
+            code,
+            refusal: None,
+        }
+    }
+}

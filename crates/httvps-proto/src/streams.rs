@@ -1,0 +1,97 @@
+//! The table of a session's streams: by the id on the wire and by a small key.
+
+use crate::json::escaped;
+use slab::Slab;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Names a stream of one session inside this process.
+///
+/// Keys are reused after a stream has ended; they are small numbers, so a table indexed by them
+/// stays as long as the most streams that were open at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamKey(pub u32);
+
+impl StreamKey {
+    /// The key as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The open streams of a session.
+///
+/// The ids are chosen by the peer, so the map is keyed by the standard library's random hasher.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    by_id: HashMap<Arc<str>, StreamKey>,
+    entries: Slab<Entry>,
+    /// The stream looked up last: bulk transfers ask for the same one again and again.
+    recent: Option<StreamKey>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: Arc<str>,
+    /// The id as it stands inside a JSON string, where that differs.
+    escaped: Option<Box<str>>,
+}
+
+impl Entry {
+    fn wire(&self) -> &str {
+        self.escaped.as_deref().unwrap_or(&self.id)
+    }
+}
+
+impl Streams {
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn contains(&self, id: &str) -> bool {
+        self.by_id.contains_key(id)
+    }
+
+    /// Adds a stream; the id must not be in use.
+    pub(crate) fn insert(&mut self, id: &str) -> StreamKey {
+        let id: Arc<str> = id.into();
+        let entry = Entry {
+            id: id.clone(),
+            escaped: escaped(&id),
+        };
+        let key = StreamKey(self.entries.insert(entry) as u32);
+        self.by_id.insert(id, key);
+        key
+    }
+
+    pub(crate) fn find(&mut self, id: &str) -> Option<StreamKey> {
+        if let Some(key) = self.recent
+            && self
+                .entries
+                .get(key.index())
+                .is_some_and(|entry| *entry.id == *id)
+        {
+            return Some(key);
+        }
+        self.recent = self.by_id.get(id).copied();
+        self.recent
+    }
+
+    /// The id as it stands inside a JSON string.
+    pub(crate) fn wire_id(&self, key: StreamKey) -> Option<&str> {
+        self.entries.get(key.index()).map(Entry::wire)
+    }
+
+    /// The id as the peer chose it.
+    pub(crate) fn id(&self, key: StreamKey) -> Option<&str> {
+        self.entries.get(key.index()).map(|entry| &*entry.id)
+    }
+
+    /// Removes a stream; true when it was there.
+    pub(crate) fn remove(&mut self, key: StreamKey) -> bool {
+        match self.entries.try_remove(key.index()) {
+            Some(entry) => self.by_id.remove(&entry.id).is_some(),
+            None => false,
+        }
+    }
+}
