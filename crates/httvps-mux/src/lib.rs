@@ -1,1 +1,10 @@
-//! Drives one httvps protocol session over one message transport
+//! Drives one httvps protocol session over one message transport.
+//!
+//! [`Link`] is what both ends share: a WebSocket with keep-alive, a write deadline and an
+//! [`Outbox`](httvps_proto::Outbox) for frames. It owns no task and no timer, so the gateway can
+//! poll it together with everything else of a session in one task, and the client can put it
+//! behind the [`Stream`]s that it hands out.
+
+mod link;
+
+pub use link::{Link, LinkError, LinkOutbox, LinkTiming};

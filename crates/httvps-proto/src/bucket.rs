@@ -17,12 +17,7 @@ impl Bucket {
     /// A full bucket. A burst of 0 is taken as 1, since a bucket that holds nothing admits nothing.
     pub fn new(rate: u32, burst: u32, now: Instant) -> Self {
         let burst = burst.max(1);
-        Self {
-            rate,
-            burst,
-            tokens: burst,
-            refilled: now,
-        }
+        Self { rate, burst, tokens: burst, refilled: now }
     }
 
     /// Takes one token; false when there is none.

@@ -125,12 +125,9 @@ impl ClientSession {
                 };
                 self.ended(&stream_id, end, reason.unwrap_or_default())
             }
-            Frame::Error {
-                code,
-                message,
-                stream_id,
-                reason,
-            } => self.error(code, message, stream_id, reason.as_deref()),
+            Frame::Error { code, message, stream_id, reason } => {
+                self.error(code, message, stream_id, reason.as_deref())
+            }
             Frame::Ping => {
                 json::pong(out);
                 ClientInput::Nothing
@@ -141,14 +138,8 @@ impl ClientSession {
     }
 
     fn authenticated<'m>(&mut self, result: AuthResult<'m>) -> ClientInput<'m> {
-        self.state = if result.allowed {
-            State::Active
-        } else {
-            State::Over
-        };
-        self.max_streams = result
-            .max_streams
-            .map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        self.state = if result.allowed { State::Active } else { State::Over };
+        self.max_streams = result.max_streams.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
         self.has_open_ack = result.capabilities.iter().any(|c| c == CAPABILITY_OPEN_ACK);
         ClientInput::Authenticated(result)
     }

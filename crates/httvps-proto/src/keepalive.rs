@@ -34,12 +34,7 @@ pub enum KeepAliveAction {
 impl KeepAlive {
     /// A keep-alive whose first ping is due one interval from `now`.
     pub fn new(interval: Duration, max_missed: u32, now: Instant) -> Self {
-        Self {
-            interval,
-            max_missed: max_missed.max(1),
-            missed: 0,
-            due: now + interval,
-        }
+        Self { interval, max_missed: max_missed.max(1), missed: 0, due: now + interval }
     }
 
     /// Notes a sign of life.
@@ -77,38 +72,20 @@ mod tests {
     fn two_unanswered_pings_end_it_one_interval_later() {
         let start = Instant::now();
         let mut keepalive = KeepAlive::new(EVERY, 2, start);
-        assert_eq!(
-            keepalive.handle_timeout(start + EVERY / 2),
-            KeepAliveAction::Wait
-        );
-        assert_eq!(
-            keepalive.handle_timeout(start + EVERY),
-            KeepAliveAction::Ping
-        );
-        assert_eq!(
-            keepalive.handle_timeout(start + EVERY * 2),
-            KeepAliveAction::Ping
-        );
+        assert_eq!(keepalive.handle_timeout(start + EVERY / 2), KeepAliveAction::Wait);
+        assert_eq!(keepalive.handle_timeout(start + EVERY), KeepAliveAction::Ping);
+        assert_eq!(keepalive.handle_timeout(start + EVERY * 2), KeepAliveAction::Ping);
         assert_eq!(keepalive.poll_timeout(), Some(start + EVERY * 3));
-        assert_eq!(
-            keepalive.handle_timeout(start + EVERY * 3),
-            KeepAliveAction::GiveUp
-        );
+        assert_eq!(keepalive.handle_timeout(start + EVERY * 3), KeepAliveAction::GiveUp);
     }
 
     #[test]
     fn a_sign_of_life_starts_over() {
         let start = Instant::now();
         let mut keepalive = KeepAlive::new(EVERY, 1, start);
-        assert_eq!(
-            keepalive.handle_timeout(start + EVERY),
-            KeepAliveAction::Ping
-        );
+        assert_eq!(keepalive.handle_timeout(start + EVERY), KeepAliveAction::Ping);
         keepalive.handle_received(start + EVERY + Duration::from_secs(1));
-        assert_eq!(
-            keepalive.handle_timeout(start + EVERY * 2),
-            KeepAliveAction::Wait
-        );
+        assert_eq!(keepalive.handle_timeout(start + EVERY * 2), KeepAliveAction::Wait);
         assert_eq!(
             keepalive.handle_timeout(start + EVERY * 2 + Duration::from_secs(1)),
             KeepAliveAction::Ping
@@ -119,9 +96,6 @@ mod tests {
     fn an_interval_of_zero_is_off() {
         let mut keepalive = KeepAlive::new(Duration::ZERO, 2, Instant::now());
         assert_eq!(keepalive.poll_timeout(), None);
-        assert_eq!(
-            keepalive.handle_timeout(Instant::now()),
-            KeepAliveAction::Wait
-        );
+        assert_eq!(keepalive.handle_timeout(Instant::now()), KeepAliveAction::Wait);
     }
 }

@@ -110,10 +110,7 @@ pub enum Verdict<'a> {
 impl Session {
     /// A session that waits for its `hello`.
     pub fn new(limits: Arc<Limits>) -> Self {
-        Self {
-            limits,
-            phase: Phase::Handshake,
-        }
+        Self { limits, phase: Phase::Handshake }
     }
 
     /// Takes one text message, which must be UTF-8. `scratch` holds the payload of a data frame.
@@ -193,10 +190,7 @@ impl Session {
             return;
         };
         match *verdict {
-            Verdict::Allowed {
-                session_id,
-                subscription_status,
-            } => {
+            Verdict::Allowed { session_id, subscription_status } => {
                 let result = AuthResult {
                     allowed: true,
                     session_id: Some(session_id.into()),
@@ -208,10 +202,7 @@ impl Session {
                 json::auth_result(out, &result);
                 self.phase = Phase::Active(Active::new(accepted, &self.limits, now));
             }
-            Verdict::Refused {
-                reason,
-                subscription_status,
-            } => {
+            Verdict::Refused { reason, subscription_status } => {
                 let result = AuthResult {
                     reason: Some(reason.into()),
                     subscription_status: subscription_status.map(Cow::Borrowed),
@@ -283,14 +274,7 @@ impl Session {
         };
         let id = active.streams.id(stream).map(Box::<str>::from);
         active.streams.remove(stream);
-        active.refuse(
-            now,
-            ErrorCode::BadStream,
-            words,
-            id.as_deref(),
-            Some("bad_target"),
-            out,
-        )
+        active.refuse(now, ErrorCode::BadStream, words, id.as_deref(), Some("bad_target"), out)
     }
 
     /// Announces a drain to a client that asked for it; false when it did not.
@@ -364,10 +348,7 @@ impl Active {
                 if let Some(refusal) = self.refusal_of_open(limits, now, &stream_id) {
                     return self.refuse_stream(limits, now, refusal, &stream_id, out);
                 }
-                Input::Open {
-                    stream: self.streams.insert(&stream_id),
-                    target,
-                }
+                Input::Open { stream: self.streams.insert(&stream_id), target }
             }
             Frame::StreamClose { stream_id, .. } => match self.streams.find(&stream_id) {
                 Some(stream) => {
@@ -436,18 +417,8 @@ impl Active {
     ) -> Input<'static> {
         let id = Some(id).filter(|id| id.len() <= limits.max_stream_id);
         let reason = Some(refusal.as_str());
-        match self.refuse(
-            now,
-            ErrorCode::StreamError,
-            refusal.words(),
-            id,
-            reason,
-            out,
-        ) {
-            Input::Refused { code, .. } => Input::Refused {
-                code,
-                refusal: Some(refusal),
-            },
+        match self.refuse(now, ErrorCode::StreamError, refusal.words(), id, reason, out) {
+            Input::Refused { code, .. } => Input::Refused { code, refusal: Some(refusal) },
             fatal => fatal,
         }
     }
@@ -464,19 +435,10 @@ impl Active {
     ) -> Input<'static> {
         if !self.errors.try_take(now) {
             let words = "too many errors";
-            json::error(
-                out,
-                ErrorCode::SessionError,
-                words,
-                None,
-                Some("error_flood"),
-            );
+            json::error(out, ErrorCode::SessionError, words, None, Some("error_flood"));
             return Input::Fatal(CloseCause::ErrorFlood);
         }
         json::error(out, code, words, id, reason);
-        Input::Refused {
-            code,
-            refusal: None,
-        }
+        Input::Refused { code, refusal: None }
     }
 }

@@ -55,10 +55,7 @@ impl Streams {
     /// Adds a stream; the id must not be in use.
     pub(crate) fn insert(&mut self, id: &str) -> StreamKey {
         let id: Arc<str> = id.into();
-        let entry = Entry {
-            id: id.clone(),
-            escaped: escaped(&id),
-        };
+        let entry = Entry { id: id.clone(), escaped: escaped(&id) };
         let key = StreamKey(self.entries.insert(entry) as u32);
         self.by_id.insert(id, key);
         key
@@ -66,10 +63,7 @@ impl Streams {
 
     pub(crate) fn find(&mut self, id: &str) -> Option<StreamKey> {
         if let Some(key) = self.recent
-            && self
-                .entries
-                .get(key.index())
-                .is_some_and(|entry| *entry.id == *id)
+            && self.entries.get(key.index()).is_some_and(|entry| *entry.id == *id)
         {
             return Some(key);
         }

@@ -68,10 +68,7 @@ impl Target {
             return Err(TargetError::TooLong);
         }
         let (host, port) = split_port(text)?;
-        Ok(Self {
-            host: Host::parse(host)?,
-            port: parse_port(port)?,
-        })
+        Ok(Self { host: Host::parse(host)?, port: parse_port(port)? })
     }
 
     /// Puts a target together from a host, with or without brackets around an IPv6 address, and a port (1–65535).
@@ -82,10 +79,7 @@ impl Target {
         if port == 0 {
             return Err(TargetError::BadPort);
         }
-        Ok(Self {
-            host: Host::parse(host)?,
-            port,
-        })
+        Ok(Self { host: Host::parse(host)?, port })
     }
 }
 
@@ -201,10 +195,7 @@ fn parse_port(text: &str) -> Result<u16, TargetError> {
     if text.is_empty() || text.len() > 5 || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(TargetError::BadPort);
     }
-    text.parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or(TargetError::BadPort)
+    text.parse().ok().filter(|port| *port != 0).ok_or(TargetError::BadPort)
 }
 
 fn decimal_len(port: u16) -> usize {
@@ -232,10 +223,7 @@ fn check_name(text: &str) -> Result<(), TargetError> {
         return Err(TargetError::BadCharacter);
     }
     let relative = text.strip_suffix('.').unwrap_or(text);
-    if relative
-        .split('.')
-        .all(|label| (1..=MAX_LABEL_LEN).contains(&label.len()))
-    {
+    if relative.split('.').all(|label| (1..=MAX_LABEL_LEN).contains(&label.len())) {
         Ok(())
     } else {
         Err(TargetError::BadLabel)
@@ -388,23 +376,14 @@ mod tests {
     fn holds_to_the_limits_of_labels_and_of_the_whole() {
         let label = "a".repeat(63);
         assert!(Target::parse(&format!("{label}.example:80")).is_ok());
-        assert_eq!(
-            Target::parse(&format!("{label}a.example:80")),
-            Err(TargetError::BadLabel)
-        );
+        assert_eq!(Target::parse(&format!("{label}a.example:80")), Err(TargetError::BadLabel));
 
         let name = format!("{}{}", "ab.".repeat(83), "abcd");
         assert_eq!(name.len(), 253);
         assert!(Target::parse(&format!("{name}:1")).is_ok());
-        assert_eq!(
-            Target::parse(&format!("{name}:10")),
-            Err(TargetError::TooLong)
-        );
+        assert_eq!(Target::parse(&format!("{name}:10")), Err(TargetError::TooLong));
         assert_eq!(Target::from_parts(&name, 10), Err(TargetError::TooLong));
-        assert_eq!(
-            Target::from_parts(&"a".repeat(100_000), 1),
-            Err(TargetError::TooLong)
-        );
+        assert_eq!(Target::from_parts(&"a".repeat(100_000), 1), Err(TargetError::TooLong));
     }
 
     #[test]
@@ -412,10 +391,7 @@ mod tests {
         let expected = Target::parse("[2001:db8::1]:443");
         assert_eq!(Target::from_parts("2001:db8::1", 443), expected);
         assert_eq!(Target::from_parts("[2001:db8::1]", 443), expected);
-        assert_eq!(
-            Target::from_parts("example.com", 0),
-            Err(TargetError::BadPort)
-        );
+        assert_eq!(Target::from_parts("example.com", 0), Err(TargetError::BadPort));
         assert_eq!(Host::parse("fe80::1%2"), Err(TargetError::ZoneId));
         assert_eq!(Host::parse(""), Err(TargetError::NoHost));
     }

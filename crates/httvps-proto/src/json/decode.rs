@@ -87,9 +87,7 @@ pub struct Hello<'m> {
 
 impl fmt::Debug for Hello<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hello")
-            .field("device_id", &self.device_id)
-            .finish_non_exhaustive()
+        f.debug_struct("Hello").field("device_id", &self.device_id).finish_non_exhaustive()
     }
 }
 
@@ -115,10 +113,7 @@ pub fn decode<'m>(message: &'m [u8], scratch: &'m mut Vec<u8>) -> Result<Frame<'
             (Some("stream_data"), Some(id), Some(data)) if !id.is_empty() => {
                 // Bad base64 falls through: the full parser tells a bad string from a bad payload.
                 if let Some(len) = decode_base64(data, scratch) {
-                    return Ok(Frame::StreamData {
-                        stream_id: id.into(),
-                        data: &scratch[..len],
-                    });
+                    return Ok(Frame::StreamData { stream_id: id.into(), data: &scratch[..len] });
                 }
             }
             (Some("ping"), None, None) => return Ok(Frame::Ping),
@@ -257,9 +252,9 @@ impl<'m> Fields<'m> {
         Ok(Hello {
             device_id: needed(self.device_id, "device_id must be a non-empty string")?,
             token: needed(self.token, "token must be a non-empty string")?,
-            client_version: self.client_version.label(Bad::Hello(
-                "client_version must be a string of at most 128 bytes",
-            ))?,
+            client_version: self
+                .client_version
+                .label(Bad::Hello("client_version must be a string of at most 128 bytes"))?,
             region: self
                 .region
                 .label(Bad::Hello("region must be a string of at most 128 bytes"))?,
@@ -294,10 +289,7 @@ impl<'m> Fields<'m> {
         Ok(match kind {
             "stream_open" => {
                 let target = self.target.optional(bad("target must be a string"))?;
-                if target
-                    .as_ref()
-                    .is_some_and(|t| t.len() > Limits::MAX_TARGET)
-                {
+                if target.as_ref().is_some_and(|t| t.len() > Limits::MAX_TARGET) {
                     return Err(bad("target is longer than 262 bytes"));
                 }
                 Frame::StreamOpen { stream_id, target }
@@ -310,10 +302,7 @@ impl<'m> Fields<'m> {
                 let Some(len) = decode_base64(text.as_bytes(), scratch) else {
                     return Err(bad("data is not padded standard base64"));
                 };
-                Frame::StreamData {
-                    stream_id,
-                    data: &scratch[..len],
-                }
+                Frame::StreamData { stream_id, data: &scratch[..len] }
             }
             _ => {
                 let reason = self.reason.optional(bad("reason must be a string"))?;
@@ -348,10 +337,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw<'de>, A::Error> {
-        let mut raw = Raw {
-            kind: Field::Missing,
-            fields: Fields::default(),
-        };
+        let mut raw = Raw { kind: Field::Missing, fields: Fields::default() };
         let f = &mut raw.fields;
         while let Some(key) = map.next_key::<Key<'de>>()? {
             match &*key.0 {
@@ -500,11 +486,7 @@ impl<'de> Visitor<'de> for LooseVisitor {
                 _ => is_bad = true,
             }
         }
-        Ok(if is_bad {
-            Loose::Other
-        } else {
-            Loose::List(list)
-        })
+        Ok(if is_bad { Loose::Other } else { Loose::List(list) })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Loose<'de>, A::Error> {

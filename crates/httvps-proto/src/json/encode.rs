@@ -35,11 +35,8 @@ struct Typed<'a, T> {
 }
 
 fn frame<T: Serialize>(out: &mut impl Outbox, kind: &str, fields: T) {
-    let bytes = serde_json::to_vec(&Typed {
-        r#type: kind,
-        fields,
-    })
-    .expect("a frame holds only strings, numbers and booleans");
+    let bytes = serde_json::to_vec(&Typed { r#type: kind, fields })
+        .expect("a frame holds only strings, numbers and booleans");
     fixed(out, &bytes);
 }
 
@@ -69,16 +66,7 @@ pub fn error(
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'a str>,
     }
-    frame(
-        out,
-        "error",
-        Fields {
-            code: code.as_str(),
-            message,
-            stream_id,
-            reason,
-        },
-    );
+    frame(out, "error", Fields { code: code.as_str(), message, stream_id, reason });
 }
 
 /// `hello`.
@@ -99,17 +87,7 @@ pub fn hello(
         #[serde(skip_serializing_if = "Option::is_none")]
         region: Option<&'a str>,
     }
-    frame(
-        out,
-        "hello",
-        Fields {
-            device_id,
-            token,
-            client_version,
-            capabilities,
-            region,
-        },
-    );
+    frame(out, "hello", Fields { device_id, token, client_version, capabilities, region });
 }
 
 /// `stream_open`.
@@ -125,14 +103,7 @@ pub fn stream_open(out: &mut impl Outbox, stream_id: &str, target: Option<&str>)
 
 /// `stream_opened`; the id is given as it stands inside a JSON string.
 pub fn stream_opened(out: &mut impl Outbox, wire_id: &str) {
-    parts(
-        out,
-        &[
-            "{\"type\":\"stream_opened\",\"stream_id\":\"",
-            wire_id,
-            "\"}",
-        ],
-    );
+    parts(out, &["{\"type\":\"stream_opened\",\"stream_id\":\"", wire_id, "\"}"]);
 }
 
 /// `stream_close`; the id and the reason are given as they stand inside a JSON string.
@@ -151,14 +122,7 @@ pub fn go_away(out: &mut impl Outbox, reason: &str, deadline_ms: u64) {
         reason: &'a str,
         deadline_ms: u64,
     }
-    frame(
-        out,
-        "go_away",
-        Fields {
-            reason,
-            deadline_ms,
-        },
-    );
+    frame(out, "go_away", Fields { reason, deadline_ms });
 }
 
 /// `ping`.

@@ -38,10 +38,7 @@ pub(super) fn scan(message: &[u8]) -> Option<Fields<'_>> {
 }
 
 fn skip_space(bytes: &[u8]) -> &[u8] {
-    let spaces = bytes
-        .iter()
-        .take_while(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'))
-        .count();
+    let spaces = bytes.iter().take_while(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r')).count();
     &bytes[spaces..]
 }
 
@@ -74,11 +71,7 @@ mod tests {
             scan(b" { \"data\" : \"QQ==\" ,\n\"stream_id\":\"a\",\"type\":\"stream_data\" } \n");
         assert_eq!(
             fields,
-            Some(Fields {
-                kind: Some("stream_data"),
-                stream_id: Some("a"),
-                data: Some(b"QQ==")
-            })
+            Some(Fields { kind: Some("stream_data"), stream_id: Some("a"), data: Some(b"QQ==") })
         );
     }
 

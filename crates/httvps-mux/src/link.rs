@@ -1,0 +1,160 @@
+//! A WebSocket that knows when its peer is gone.
+
+use httvps_proto::{KeepAlive, KeepAliveAction, Outbox};
+use httvps_transport::ws::{self, CloseCode, Event, Kind, WebSocket};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Times that a link holds its peer to.
+#[derive(Debug, Clone, Copy)]
+pub struct LinkTiming {
+    /// A ping goes out after so long a silence; zero switches keep-alive off.
+    pub keepalive_interval: Duration,
+    /// Unanswered pings that end the link.
+    pub keepalive_max_missed: u32,
+    /// How long queued bytes may wait without one of them being taken; zero = for ever.
+    pub write_timeout: Duration,
+}
+
+/// Why a link is over.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The WebSocket or what lies below it failed.
+    WebSocket(ws::Error),
+    /// The peer answered none of the pings.
+    KeepAlive,
+    /// The peer took no byte for the write time-out.
+    WriteTimeout,
+}
+
+impl From<ws::Error> for LinkError {
+    fn from(error: ws::Error) -> Self {
+        Self::WebSocket(error)
+    }
+}
+
+impl std::fmt::Display for LinkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::WebSocket(error) => error.fmt(f),
+            Self::KeepAlive => f.write_str("the peer answers no pings"),
+            Self::WriteTimeout => f.write_str("the peer takes no data"),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+/// One message transport with keep-alive and a write deadline.
+///
+/// The owner polls [`Self::poll_recv`] and [`Self::poll_flush`] and calls
+/// [`Self::handle_timeout`] no later than [`Self::poll_timeout`] says. Nothing is lost when a poll
+/// is given up: all state is in here.
+pub struct Link<T> {
+    ws: WebSocket<T>,
+    timing: LinkTiming,
+    keepalive: KeepAlive,
+    /// Bytes that had been handed to the kernel when the write deadline last started.
+    written: u64,
+    write_deadline: Option<Instant>,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
+    /// Takes over a WebSocket.
+    pub fn new(ws: WebSocket<T>, timing: LinkTiming, now: Instant) -> Self {
+        let keepalive = KeepAlive::new(timing.keepalive_interval, timing.keepalive_max_missed, now);
+        Self { ws, timing, keepalive, written: 0, write_deadline: None }
+    }
+
+    /// The next event of the peer. Messages are read with [`Self::message`].
+    pub fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Poll<Result<Event, LinkError>> {
+        let event = std::task::ready!(self.ws.poll_recv(cx))?;
+        self.keepalive.handle_received(now);
+        Poll::Ready(Ok(event))
+    }
+
+    /// The payload of the last message, and where answers to it go.
+    pub fn message(&mut self) -> (&mut [u8], LinkOutbox<'_>) {
+        let (message, outgoing) = self.ws.message_and_outgoing();
+        (message, LinkOutbox(outgoing))
+    }
+
+    /// Where frames for the peer go.
+    pub fn outbox(&mut self) -> LinkOutbox<'_> {
+        LinkOutbox(self.ws.outgoing())
+    }
+
+    /// Queues a close frame; further messages are dropped.
+    pub fn queue_close(&mut self, code: u16, reason: &str) {
+        self.ws.queue_close(CloseCode::from(code), reason);
+    }
+
+    /// Bytes queued and not yet taken by the kernel.
+    pub fn queued(&self) -> usize {
+        self.ws.queued()
+    }
+
+    /// Hands queued bytes to the kernel; ready when all of them are.
+    pub fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Poll<Result<(), LinkError>> {
+        let flushed = self.ws.poll_flush(cx)?;
+        let written = self.ws.written();
+        if flushed.is_ready() || self.timing.write_timeout.is_zero() {
+            self.write_deadline = None;
+        } else if self.write_deadline.is_none() || written > self.written {
+            self.write_deadline = Some(now + self.timing.write_timeout);
+        }
+        self.written = written;
+        flushed.map(Ok)
+    }
+
+    /// Flushes, then ends the connection below.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        self.ws.poll_shutdown(cx).map_err(LinkError::from)
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match (self.keepalive.poll_timeout(), self.write_deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Pings a quiet peer (flush afterwards), or says that the link is over.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
+        if self.write_deadline.is_some_and(|deadline| now >= deadline) {
+            return Err(LinkError::WriteTimeout);
+        }
+        match self.keepalive.handle_timeout(now) {
+            KeepAliveAction::Wait => Ok(()),
+            KeepAliveAction::Ping => {
+                self.ws.queue_ping(b"");
+                Ok(())
+            }
+            KeepAliveAction::GiveUp => Err(LinkError::KeepAlive),
+        }
+    }
+
+    /// The WebSocket below, for its limits and counters.
+    pub fn get_mut(&mut self) -> &mut WebSocket<T> {
+        &mut self.ws
+    }
+}
+
+/// Frames for the peer of a [`Link`].
+pub struct LinkOutbox<'a>(ws::Outgoing<'a>);
+
+impl Outbox for LinkOutbox<'_> {
+    fn text(&mut self, len: usize, fill: impl FnOnce(&mut Vec<u8>)) {
+        self.0.queue_message(Kind::Text, len, fill);
+    }
+}
