@@ -1,1 +1,20 @@
-//! The httvps gateway as a library: configuration, accept, authentication, relay, telemetry, drain
+//! The httvps gateway as a library: configuration, accept, authentication, relay, telemetry, drain.
+//!
+//! The way of a connection: [`accept`](Gateway) → TLS → HTTP → WebSocket → `hello` → the backend's
+//! verdict → a session that relays streams to upstreams. One task takes a connection to its verdict
+//! under one absolute deadline; another, smaller one is the session.
+
+mod accept;
+mod admission;
+pub mod backend;
+pub mod config;
+mod context;
+mod gateway;
+mod http;
+pub mod log;
+pub mod metrics;
+mod overload;
+mod registry;
+mod session;
+
+pub use gateway::{Gateway, Signals, StartError, check};

@@ -5,6 +5,15 @@
 //! poll it together with everything else of a session in one task, and the client can put it
 //! behind the [`Stream`]s that it hands out.
 
+mod chunks;
+mod connection;
+mod driver;
 mod link;
+mod stream;
+mod table;
 
+pub use connection::{
+    Connection, ConnectionEnd, Greeting, HelloError, OpenError, Opening, Settings,
+};
 pub use link::{Link, LinkError, LinkOutbox, LinkTiming};
+pub use stream::{Stream, StreamFailure};

@@ -55,6 +55,8 @@ pub struct Link<T> {
     ws: WebSocket<T>,
     timing: LinkTiming,
     keepalive: KeepAlive,
+    /// Bytes that had come in when last looked at.
+    received: u64,
     /// Bytes that had been handed to the kernel when the write deadline last started.
     written: u64,
     write_deadline: Option<Instant>,
@@ -64,7 +66,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// Takes over a WebSocket.
     pub fn new(ws: WebSocket<T>, timing: LinkTiming, now: Instant) -> Self {
         let keepalive = KeepAlive::new(timing.keepalive_interval, timing.keepalive_max_missed, now);
-        Self { ws, timing, keepalive, written: 0, write_deadline: None }
+        Self { ws, timing, keepalive, received: 0, written: 0, write_deadline: None }
     }
 
     /// The next event of the peer. Messages are read with [`Self::message`].
@@ -73,9 +75,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Poll<Result<Event, LinkError>> {
-        let event = std::task::ready!(self.ws.poll_recv(cx))?;
-        self.keepalive.handle_received(now);
-        Poll::Ready(Ok(event))
+        let event = self.ws.poll_recv(cx);
+        // Bytes count, not messages: a large message over a slow path takes longer than a ping.
+        let received = self.ws.received();
+        if received != self.received {
+            self.received = received;
+            self.keepalive.handle_received(now);
+        }
+        event.map_err(LinkError::from)
     }
 
     /// The payload of the last message, and where answers to it go.
@@ -89,9 +96,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         LinkOutbox(self.ws.outgoing())
     }
 
-    /// Queues a close frame; further messages are dropped.
+    /// Queues a close frame; further messages are dropped. A code that may not stand in a frame
+    /// becomes 1000.
     pub fn queue_close(&mut self, code: u16, reason: &str) {
-        self.ws.queue_close(CloseCode::from(code), reason);
+        self.ws.queue_close(CloseCode::new(code).unwrap_or(CloseCode::NORMAL), reason);
     }
 
     /// Bytes queued and not yet taken by the kernel.

@@ -72,6 +72,37 @@ mod tests {
     }
 
     #[test]
+    fn no_part_of_a_token_is_lost_however_often_it_is_asked() {
+        let start = Instant::now();
+        for step in [1, 7, 33, 99, 143] {
+            let mut bucket = Bucket::new(10, 3, start);
+            let asked = (0..=10_000 / step).map(|i| start + Duration::from_millis(i * step));
+            let taken = asked.filter(|now| bucket.try_take(*now)).count() as u64;
+            // Three saved up and one every 100 ms; asked less often, as often as asked.
+            let last = 10_000 / step * step;
+            assert_eq!(taken, (3 + last / 100).min(10_000 / step + 1), "every {step} ms");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_gives_nothing() {
+        let long_ago = Instant::now();
+        let start = long_ago + Duration::from_hours(1);
+        let mut bucket = Bucket::new(10, 1, start);
+        assert!(bucket.try_take(start));
+        assert!(!bucket.try_take(long_ago));
+        assert!(!bucket.try_take(start));
+    }
+
+    #[test]
+    fn a_burst_of_zero_is_one() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(1, 0, now);
+        assert!(bucket.try_take(now));
+        assert!(!bucket.try_take(now));
+    }
+
+    #[test]
     fn a_rate_of_zero_is_no_limit() {
         let now = Instant::now();
         let mut bucket = Bucket::new(0, 1, now);

@@ -173,9 +173,12 @@ impl ClientSession {
         match (reason, self.streams.find(&id)) {
             // It ended while our frame was on its way.
             (_, None) => ClientInput::Nothing,
-            (Some("stream_limit" | "open_rate"), Some(stream)) => {
+            (Some(reason @ ("stream_limit" | "open_rate")), Some(stream)) => {
                 self.streams.remove(stream);
-                self.max_streams = Some(self.streams.len().max(1));
+                // A rate says nothing of how many streams there may be at once.
+                if reason == "stream_limit" {
+                    self.max_streams = Some(self.streams.len().max(1));
+                }
                 ClientInput::NoPlace(stream)
             }
             (reason, Some(_)) => {

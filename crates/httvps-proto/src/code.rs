@@ -105,7 +105,8 @@ stream_ends! {
     SessionEnded = "session_ended", "the session ended";
 }
 
-/// Why a `stream_*` frame was refused although it was well-formed (code `stream_error`).
+/// Which rule refused a `stream_*` frame that was well-formed: code `stream_error`, or `bad_stream`
+/// for an id that is too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StreamRefusal {
     /// The session has as many streams as it may.
@@ -116,11 +117,22 @@ pub enum StreamRefusal {
     Duplicate,
     /// No stream of that id is open.
     Unknown,
+    /// The id is longer than ids may be.
+    IdTooLong,
 }
 
 impl StreamRefusal {
     /// All refusals, in the order of the reference page.
-    pub const ALL: [Self; 4] = [Self::Limit, Self::OpenRate, Self::Duplicate, Self::Unknown];
+    pub const ALL: [Self; 5] =
+        [Self::Limit, Self::OpenRate, Self::Duplicate, Self::Unknown, Self::IdTooLong];
+
+    /// The code of the `error` that says so.
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::IdTooLong => ErrorCode::BadStream,
+            _ => ErrorCode::StreamError,
+        }
+    }
 
     /// The `reason` token on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -129,6 +141,7 @@ impl StreamRefusal {
             Self::OpenRate => "open_rate",
             Self::Duplicate => "duplicate_stream",
             Self::Unknown => "unknown_stream",
+            Self::IdTooLong => "stream_id_too_long",
         }
     }
 
@@ -139,6 +152,7 @@ impl StreamRefusal {
             Self::OpenRate => "streams are opened too fast",
             Self::Duplicate => "a stream of this id is open",
             Self::Unknown => "no stream of this id is open",
+            Self::IdTooLong => "stream_id is too long",
         }
     }
 }
@@ -148,16 +162,20 @@ impl StreamRefusal {
 pub enum CloseCause {
     /// The first message was no valid `hello`.
     BadHello,
+    /// A `hello` with a `device_id` longer than allowed.
+    DeviceIdTooLong,
+    /// A `hello` with a `token` longer than allowed.
+    TokenTooLong,
     /// The client causes more errors than it may.
     ErrorFlood,
 }
 
 impl CloseCause {
-    /// The WebSocket close code (RFC 6455 section 7.4.1) and reason.
-    pub const fn close(self) -> (u16, &'static str) {
+    /// The reason that goes with the WebSocket close code 1008 (RFC 6455 section 7.4.1).
+    pub const fn words(self) -> &'static str {
         match self {
-            Self::BadHello => (1008, "bad hello"),
-            Self::ErrorFlood => (1008, "too many errors"),
+            Self::BadHello | Self::DeviceIdTooLong | Self::TokenTooLong => "bad hello",
+            Self::ErrorFlood => "too many errors",
         }
     }
 }

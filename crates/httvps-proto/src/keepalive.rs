@@ -93,6 +93,14 @@ mod tests {
     }
 
     #[test]
+    fn not_even_a_limit_of_zero_gives_up_without_a_ping() {
+        let start = Instant::now();
+        let mut keepalive = KeepAlive::new(EVERY, 0, start);
+        assert_eq!(keepalive.handle_timeout(start + EVERY), KeepAliveAction::Ping);
+        assert_eq!(keepalive.handle_timeout(start + EVERY * 2), KeepAliveAction::GiveUp);
+    }
+
+    #[test]
     fn an_interval_of_zero_is_off() {
         let mut keepalive = KeepAlive::new(Duration::ZERO, 2, Instant::now());
         assert_eq!(keepalive.poll_timeout(), None);

@@ -15,6 +15,7 @@ pub mod json;
 mod keepalive;
 mod limits;
 mod outbox;
+pub mod reference;
 mod session;
 mod streams;
 mod target;

@@ -28,7 +28,7 @@ impl Limits {
     pub const MAX_DEPTH: usize = 128;
     /// Entries of `capabilities` that are looked at; further ones are ignored.
     pub const MAX_CAPABILITIES: usize = 32;
-    /// Bytes of `client_version`, `region` and each capability; longer ones are a malformed hello.
+    /// Bytes of `client_version` and `region`; longer ones are a malformed hello.
     pub const MAX_LABEL: usize = 128;
 }
 

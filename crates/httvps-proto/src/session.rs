@@ -1,7 +1,7 @@
 //! The gateway's side of one session.
 
 use crate::json::{self, AuthResult, Bad, Frame, Hello};
-use crate::streams::Streams;
+use crate::streams::{Crossing, Streams};
 use crate::{
     Bucket, CAPABILITIES, CAPABILITY_GO_AWAY, CAPABILITY_OPEN_ACK, CloseCause, ErrorCode, Limits,
     Outbox, StreamEnd, StreamKey, StreamRefusal,
@@ -113,7 +113,8 @@ impl Session {
         Self { limits, phase: Phase::Handshake }
     }
 
-    /// Takes one text message, which must be UTF-8. `scratch` holds the payload of a data frame.
+    /// Takes one text message, which must be UTF-8. The payload of a data frame is at the front of
+    /// `scratch` afterwards.
     ///
     /// While the session waits for a verdict the carrier must keep messages to itself.
     pub fn handle_text<'m>(
@@ -130,10 +131,7 @@ impl Session {
                     Ok(frame) => active.handle_frame(&self.limits, now, frame, out),
                     Err(bad) => active.handle_bad(&self.limits, now, &bad, out),
                 };
-                if matches!(input, Input::Fatal(_)) {
-                    self.phase = Phase::Closed;
-                }
-                input
+                self.closed_if_fatal(input)
             }
             Phase::Authenticating(_) | Phase::Closed => Input::Nothing,
         }
@@ -145,10 +143,18 @@ impl Session {
         match &mut self.phase {
             Phase::Handshake => self.bad_hello(WORDS, out),
             Phase::Active(active) => {
-                active.refuse(now, ErrorCode::BadFrame, WORDS, None, None, out)
+                let input = active.refuse(now, ErrorCode::BadFrame, WORDS, None, None, out);
+                self.closed_if_fatal(input)
             }
             Phase::Authenticating(_) | Phase::Closed => Input::Nothing,
         }
+    }
+
+    fn closed_if_fatal<'m>(&mut self, input: Input<'m>) -> Input<'m> {
+        if matches!(input, Input::Fatal(_)) {
+            self.phase = Phase::Closed;
+        }
+        input
     }
 
     fn handle_first<'m>(
@@ -159,10 +165,12 @@ impl Session {
         match frame {
             Ok(Frame::Hello(hello)) => {
                 if hello.device_id.len() > self.limits.max_device_id {
-                    return self.bad_hello("device_id is too long", out);
+                    let cause = CloseCause::DeviceIdTooLong;
+                    return self.refuse_hello(cause, "device_id is too long", out);
                 }
                 if hello.token.len() > self.limits.max_token {
-                    return self.bad_hello("token is too long", out);
+                    let cause = CloseCause::TokenTooLong;
+                    return self.refuse_hello(cause, "token is too long", out);
                 }
                 let names = |name| hello.capabilities.iter().any(|c| c == name);
                 self.phase = Phase::Authenticating(Accepted {
@@ -179,9 +187,18 @@ impl Session {
     }
 
     fn bad_hello(&mut self, words: &str, out: &mut impl Outbox) -> Input<'static> {
+        self.refuse_hello(CloseCause::BadHello, words, out)
+    }
+
+    fn refuse_hello(
+        &mut self,
+        cause: CloseCause,
+        words: &str,
+        out: &mut impl Outbox,
+    ) -> Input<'static> {
         json::error(out, ErrorCode::BadHello, words, None, None);
         self.phase = Phase::Closed;
-        Input::Fatal(CloseCause::BadHello)
+        Input::Fatal(cause)
     }
 
     /// Answers the `hello`. After a refusal the caller flushes and closes the connection.
@@ -244,18 +261,21 @@ impl Session {
         let Phase::Active(active) = &mut self.phase else {
             return false;
         };
+        let Some(id) = active.streams.id(stream).cloned() else {
+            return false;
+        };
         match end {
             StreamEnd::ClientClosed => {}
             StreamEnd::Eof => {
                 if let Some(id) = active.streams.wire_id(stream) {
                     json::stream_close(out, id, Some(end.as_str()));
                 }
+                active.streams.note_taken(&id);
             }
             _ => {
-                if let Some(id) = active.streams.id(stream) {
-                    let reason = Some(end.as_str());
-                    json::error(out, ErrorCode::StreamError, end.words(), Some(id), reason);
-                }
+                let reason = Some(end.as_str());
+                json::error(out, ErrorCode::StreamError, end.words(), Some(&id), reason);
+                active.streams.note_taken(&id);
             }
         }
         active.streams.remove(stream)
@@ -272,9 +292,14 @@ impl Session {
         let Phase::Active(active) = &mut self.phase else {
             return Input::Nothing;
         };
-        let id = active.streams.id(stream).map(Box::<str>::from);
+        let id = active.streams.id(stream).cloned();
+        if let Some(id) = &id {
+            active.streams.note_taken(id);
+        }
         active.streams.remove(stream);
-        active.refuse(now, ErrorCode::BadStream, words, id.as_deref(), Some("bad_target"), out)
+        let id = id.as_deref();
+        let input = active.refuse(now, ErrorCode::BadStream, words, id, Some("bad_target"), out);
+        self.closed_if_fatal(input)
     }
 
     /// Announces a drain to a client that asked for it; false when it did not.
@@ -288,6 +313,11 @@ impl Session {
         }
     }
 
+    /// Whether the client was told of a drain and can move to another session by itself.
+    pub fn may_outlive_drain(&self) -> bool {
+        matches!(&self.phase, Phase::Active(active) if active.accepted.go_away)
+    }
+
     /// Streams open now.
     pub fn stream_count(&self) -> usize {
         match &self.phase {
@@ -299,7 +329,7 @@ impl Session {
     /// The id of a stream as the client chose it.
     pub fn stream_id(&self, stream: StreamKey) -> Option<&str> {
         match &self.phase {
-            Phase::Active(active) => active.streams.id(stream),
+            Phase::Active(active) => active.streams.id(stream).map(|id| &**id),
             _ => None,
         }
     }
@@ -338,14 +368,17 @@ impl Active {
         match frame {
             Frame::StreamData { stream_id, data } => match self.streams.find(&stream_id) {
                 Some(stream) => Input::Data { stream, data },
-                None => self.refuse_stream(limits, now, StreamRefusal::Unknown, &stream_id, out),
+                None => self.handle_unknown(limits, now, &stream_id, out),
             },
             Frame::StreamOpen { stream_id, target } => {
                 if stream_id.len() > limits.max_stream_id {
-                    let words = "stream_id is too long";
-                    return self.refuse(now, ErrorCode::BadStream, words, None, None, out);
+                    let refusal = StreamRefusal::IdTooLong;
+                    return self.refuse_stream(limits, now, refusal, &stream_id, out);
                 }
                 if let Some(refusal) = self.refusal_of_open(limits, now, &stream_id) {
+                    if refusal != StreamRefusal::Duplicate {
+                        self.streams.note_taken(&stream_id);
+                    }
                     return self.refuse_stream(limits, now, refusal, &stream_id, out);
                 }
                 Input::Open { stream: self.streams.insert(&stream_id), target }
@@ -355,7 +388,7 @@ impl Active {
                     self.streams.remove(stream);
                     Input::Close { stream }
                 }
-                None => self.refuse_stream(limits, now, StreamRefusal::Unknown, &stream_id, out),
+                None => self.handle_unknown(limits, now, &stream_id, out),
             },
             Frame::Ping => {
                 json::pong(out);
@@ -366,6 +399,29 @@ impl Active {
                 let words = "a frame of this type is not taken from a client";
                 self.refuse(now, ErrorCode::Unsupported, words, None, None, out)
             }
+        }
+    }
+
+    /// Answers a frame about a stream that is not open.
+    ///
+    /// A client that was not yet told so is not at fault, however much it has on its way: it gets
+    /// one `error` for the stream, which does not count towards the flood, and then silence.
+    fn handle_unknown(
+        &mut self,
+        limits: &Limits,
+        now: Instant,
+        id: &str,
+        out: &mut impl Outbox,
+    ) -> Input<'static> {
+        let refusal = StreamRefusal::Unknown;
+        match self.streams.crossing(id) {
+            None => self.refuse_stream(limits, now, refusal, id, out),
+            Some(Crossing::First) => {
+                let (code, reason) = (ErrorCode::StreamError, Some(refusal.as_str()));
+                json::error(out, code, refusal.words(), Some(id), reason);
+                Input::Refused { code, refusal: Some(refusal) }
+            }
+            Some(Crossing::Again) => Input::Nothing,
         }
     }
 
@@ -417,7 +473,7 @@ impl Active {
     ) -> Input<'static> {
         let id = Some(id).filter(|id| id.len() <= limits.max_stream_id);
         let reason = Some(refusal.as_str());
-        match self.refuse(now, ErrorCode::StreamError, refusal.words(), id, reason, out) {
+        match self.refuse(now, refusal.code(), refusal.words(), id, reason, out) {
             Input::Refused { code, .. } => Input::Refused { code, refusal: Some(refusal) },
             fatal => fatal,
         }

@@ -2,7 +2,8 @@
 
 use crate::json::escaped;
 use slab::Slab;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher as _;
 use std::sync::Arc;
 
 /// Names a stream of one session inside this process.
@@ -28,6 +29,25 @@ pub(crate) struct Streams {
     entries: Slab<Entry>,
     /// The stream looked up last: bulk transfers ask for the same one again and again.
     recent: Option<StreamKey>,
+    /// The streams that were taken from the peer last: frames about them may be on their way.
+    taken: VecDeque<Taken>,
+}
+
+/// A stream that was ended or refused on this side.
+#[derive(Debug)]
+struct Taken {
+    /// Of the id, by the random hasher of the map. Should two ids share it, an error goes unsent.
+    hash: u64,
+    is_told: bool,
+}
+
+/// A frame about a stream that the peer cannot have known to be over when it sent it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crossing {
+    /// The first frame about that stream.
+    First,
+    /// A further one.
+    Again,
 }
 
 #[derive(Debug)]
@@ -44,6 +64,10 @@ impl Entry {
 }
 
 impl Streams {
+    /// Streams that are remembered after they were taken from the peer: four sessions' worth by
+    /// default, 512 bytes.
+    const MAX_TAKEN: usize = 32;
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -55,6 +79,7 @@ impl Streams {
     /// Adds a stream; the id must not be in use.
     pub(crate) fn insert(&mut self, id: &str) -> StreamKey {
         let id: Arc<str> = id.into();
+        self.forget_taken(&id);
         let entry = Entry { id: id.clone(), escaped: escaped(&id) };
         let key = StreamKey(self.entries.insert(entry) as u32);
         self.by_id.insert(id, key);
@@ -77,8 +102,8 @@ impl Streams {
     }
 
     /// The id as the peer chose it.
-    pub(crate) fn id(&self, key: StreamKey) -> Option<&str> {
-        self.entries.get(key.index()).map(|entry| &*entry.id)
+    pub(crate) fn id(&self, key: StreamKey) -> Option<&Arc<str>> {
+        self.entries.get(key.index()).map(|entry| &entry.id)
     }
 
     /// Removes a stream; true when it was there.
@@ -87,5 +112,32 @@ impl Streams {
             Some(entry) => self.by_id.remove(&entry.id).is_some(),
             None => false,
         }
+    }
+
+    /// Remembers that the peer was told, or is being told, that this stream is not open.
+    pub(crate) fn note_taken(&mut self, id: &str) {
+        let hash = self.forget_taken(id);
+        if self.taken.len() == Self::MAX_TAKEN {
+            self.taken.pop_front();
+        }
+        self.taken.push_back(Taken { hash, is_told: false });
+    }
+
+    /// Whether a frame about a stream that is not open crossed the news of that.
+    pub(crate) fn crossing(&mut self, id: &str) -> Option<Crossing> {
+        if self.taken.is_empty() {
+            return None;
+        }
+        let hash = self.by_id.hasher().hash_one(id);
+        let taken = self.taken.iter_mut().find(|taken| taken.hash == hash)?;
+        let crossing = if taken.is_told { Crossing::Again } else { Crossing::First };
+        taken.is_told = true;
+        Some(crossing)
+    }
+
+    fn forget_taken(&mut self, id: &str) -> u64 {
+        let hash = self.by_id.hasher().hash_one(id);
+        self.taken.retain(|taken| taken.hash != hash);
+        hash
     }
 }

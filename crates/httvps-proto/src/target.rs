@@ -355,6 +355,8 @@ mod tests {
             ("example.com..:80", TargetError::BadLabel),
             ("256.0.0.1:80", TargetError::BadIpv4),
             ("1.2.3.4.5:80", TargetError::BadIpv4),
+            ("1.2.3.4.0:80", TargetError::BadIpv4),
+            ("1.2.3.4.0.0:80", TargetError::BadIpv4),
             ("1.2.3.256:80", TargetError::BadIpv4),
             ("1.2.65536:80", TargetError::BadIpv4),
             ("1.16777216:80", TargetError::BadIpv4),

@@ -1,1 +1,22 @@
-//! Where a stream goes: connectors, destination policy and name resolution
+//! Where a stream goes: connectors, destination policy and name resolution.
+//!
+//! A [`Connector`] turns the target that a client named into an [`Upstream`]. [`Fake`] answers by itself; [`Direct`]
+//! opens TCP connections, and only to addresses that an [`EgressPolicy`] lets through. What goes wrong is a
+//! [`ConnectError`], whose reason is a word from a closed set.
+//!
+//! Reading order: [`Connector`] → [`Direct`] → [`EgressPolicy`], [`Resolve`] → [`ConnectError`].
+
+mod connector;
+mod direct;
+mod error;
+mod fake;
+mod policy;
+mod race;
+mod resolve;
+
+pub use connector::{BoxFuture, ByteStream, Connector, OpenRequest, Upstream};
+pub use direct::{DEFAULT_DIAL_DEADLINE, Direct};
+pub use error::{ConnectError, ResolveError, end_of_io_error};
+pub use fake::Fake;
+pub use policy::{AddressClass, Denied, EgressPolicy};
+pub use resolve::{Resolve, SystemResolver};

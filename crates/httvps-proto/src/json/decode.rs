@@ -1,10 +1,11 @@
 //! From the bytes of a message to a frame.
 
+use super::loose::{Field, Key, set};
 use super::scan::scan;
 use crate::Limits;
 use base64_turbo::STANDARD;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
 use std::fmt;
 
@@ -139,8 +140,8 @@ fn decode_full<'m>(message: &'m [u8], scratch: &'m mut Vec<u8>) -> Result<Frame<
     let raw: Raw<'m> =
         serde_json::from_slice(message).map_err(|_| Bad::Frame("not a JSON object"))?;
     let kind = match raw.kind {
-        Field::Text(kind) => kind,
-        Field::Missing => Cow::Borrowed(""),
+        Field::Given(kind) => kind,
+        Field::Missing | Field::Null => Cow::Borrowed(""),
         Field::Other => return Err(Bad::Frame("type is not a string")),
     };
     match &*kind {
@@ -154,7 +155,7 @@ fn decode_full<'m>(message: &'m [u8], scratch: &'m mut Vec<u8>) -> Result<Frame<
         "error" => Ok(raw.fields.error()),
         "go_away" => Ok(Frame::GoAway {
             reason: raw.fields.reason.lenient(),
-            deadline_ms: raw.fields.deadline_ms,
+            deadline_ms: raw.fields.deadline_ms.lenient(),
         }),
         _ => Ok(Frame::Unknown { kind }),
     }
@@ -181,32 +182,14 @@ fn is_too_deep(message: &[u8]) -> bool {
     false
 }
 
-/// A field that may be missing or of the wrong type without spoiling the whole frame.
-#[derive(Debug, Default, PartialEq)]
-enum Field<T> {
-    /// Not there, or null.
-    #[default]
-    Missing,
-    Text(T),
-    /// There, and of another type.
-    Other,
-}
-
 type TextField<'m> = Field<Cow<'m, str>>;
 
 impl<'m> TextField<'m> {
     fn optional(self, bad: Bad) -> Result<Option<Cow<'m, str>>, Bad> {
         match self {
-            Field::Missing => Ok(None),
-            Field::Text(text) => Ok(Some(text)),
+            Field::Missing | Field::Null => Ok(None),
+            Field::Given(text) => Ok(Some(text)),
             Field::Other => Err(bad),
-        }
-    }
-
-    fn lenient(self) -> Option<Cow<'m, str>> {
-        match self {
-            Field::Text(text) => Some(text),
-            Field::Missing | Field::Other => None,
         }
     }
 
@@ -238,15 +221,15 @@ struct Fields<'m> {
     message: TextField<'m>,
     session_id: TextField<'m>,
     subscription_status: TextField<'m>,
-    allowed: Option<bool>,
-    max_streams: Option<u64>,
-    deadline_ms: Option<u64>,
+    allowed: Field<bool>,
+    max_streams: Field<u64>,
+    deadline_ms: Field<u64>,
 }
 
 impl<'m> Fields<'m> {
     fn hello(self) -> Result<Hello<'m>, Bad> {
         let needed = |field: TextField<'m>, bad| match field {
-            Field::Text(text) if !text.is_empty() => Ok(text),
+            Field::Given(text) if !text.is_empty() => Ok(text),
             _ => Err(Bad::Hello(bad)),
         };
         Ok(Hello {
@@ -259,8 +242,8 @@ impl<'m> Fields<'m> {
                 .region
                 .label(Bad::Hello("region must be a string of at most 128 bytes"))?,
             capabilities: match self.capabilities {
-                Field::Missing => Vec::new(),
-                Field::Text(list) => list,
+                Field::Missing | Field::Null => Vec::new(),
+                Field::Given(list) => list,
                 Field::Other => return Err(Bad::Hello("capabilities must be an array of strings")),
             },
         })
@@ -268,21 +251,18 @@ impl<'m> Fields<'m> {
 
     fn auth_result(self) -> super::AuthResult<'m> {
         super::AuthResult {
-            allowed: self.allowed.unwrap_or(false),
+            allowed: self.allowed.lenient().unwrap_or(false),
             session_id: self.session_id.lenient(),
             subscription_status: self.subscription_status.lenient(),
             reason: self.reason.lenient(),
-            max_streams: self.max_streams,
-            capabilities: match self.capabilities {
-                Field::Text(list) => list,
-                Field::Missing | Field::Other => Vec::new(),
-            },
+            max_streams: self.max_streams.lenient(),
+            capabilities: self.capabilities.lenient().unwrap_or_default(),
         }
     }
 
     fn stream(self, kind: &str, scratch: &'m mut Vec<u8>) -> Result<Frame<'m>, Bad> {
         let stream_id = match self.stream_id {
-            Field::Text(id) if !id.is_empty() => id,
+            Field::Given(id) if !id.is_empty() => id,
             _ => return Err(Bad::Stream("stream_id must be a non-empty string", None)),
         };
         let bad = |words| Bad::Stream(words, Some((&*stream_id).into()));
@@ -296,7 +276,7 @@ impl<'m> Fields<'m> {
             }
             "stream_opened" => Frame::StreamOpened { stream_id },
             "stream_data" => {
-                let Field::Text(text) = self.data else {
+                let Field::Given(text) = self.data else {
                     return Err(bad("data must be a base64 string"));
                 };
                 let Some(len) = decode_base64(text.as_bytes(), scratch) else {
@@ -340,7 +320,7 @@ impl<'de> Visitor<'de> for RawVisitor {
         let mut raw = Raw { kind: Field::Missing, fields: Fields::default() };
         let f = &mut raw.fields;
         while let Some(key) = map.next_key::<Key<'de>>()? {
-            match &*key.0 {
+            match key.as_str() {
                 "type" => set(&mut raw.kind, &mut map)?,
                 "stream_id" => set(&mut f.stream_id, &mut map)?,
                 "data" => set(&mut f.data, &mut map)?,
@@ -355,142 +335,14 @@ impl<'de> Visitor<'de> for RawVisitor {
                 "message" => set(&mut f.message, &mut map)?,
                 "session_id" => set(&mut f.session_id, &mut map)?,
                 "subscription_status" => set(&mut f.subscription_status, &mut map)?,
-                "allowed" => f.allowed = map.next_value::<Loose<'de>>()?.flag(),
-                "max_streams" => f.max_streams = map.next_value::<Loose<'de>>()?.number(),
-                "deadline_ms" => f.deadline_ms = map.next_value::<Loose<'de>>()?.number(),
+                "allowed" => set(&mut f.allowed, &mut map)?,
+                "max_streams" => set(&mut f.max_streams, &mut map)?,
+                "deadline_ms" => set(&mut f.deadline_ms, &mut map)?,
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
         Ok(raw)
-    }
-}
-
-/// Takes the next value into a field; a key that comes twice makes the whole frame ambiguous.
-fn set<'de, T, A>(field: &mut Field<T>, map: &mut A) -> Result<(), A::Error>
-where
-    A: MapAccess<'de>,
-    Field<T>: From<Loose<'de>> + PartialEq,
-{
-    if *field != Field::Missing {
-        return Err(A::Error::custom("a key comes twice"));
-    }
-    *field = map.next_value::<Loose<'de>>()?.into();
-    Ok(())
-}
-
-struct Key<'de>(Cow<'de, str>);
-
-impl<'de> Deserialize<'de> for Key<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match deserializer.deserialize_str(LooseVisitor)? {
-            Loose::Text(text) => Ok(Key(text)),
-            _ => Err(D::Error::custom("a key must be a string")),
-        }
-    }
-}
-
-/// Any JSON value, kept only as far as a frame can use it.
-enum Loose<'de> {
-    Null,
-    Flag(bool),
-    Number(u64),
-    Text(Cow<'de, str>),
-    List(Vec<Cow<'de, str>>),
-    Other,
-}
-
-impl Loose<'_> {
-    fn flag(&self) -> Option<bool> {
-        match self {
-            Loose::Flag(flag) => Some(*flag),
-            _ => None,
-        }
-    }
-
-    fn number(&self) -> Option<u64> {
-        match self {
-            Loose::Number(number) => Some(*number),
-            _ => None,
-        }
-    }
-}
-
-impl<'de> From<Loose<'de>> for TextField<'de> {
-    fn from(loose: Loose<'de>) -> Self {
-        match loose {
-            Loose::Null => Field::Missing,
-            Loose::Text(text) => Field::Text(text),
-            _ => Field::Other,
-        }
-    }
-}
-
-impl<'de> From<Loose<'de>> for Field<Vec<Cow<'de, str>>> {
-    fn from(loose: Loose<'de>) -> Self {
-        match loose {
-            Loose::Null => Field::Missing,
-            Loose::List(list) => Field::Text(list),
-            _ => Field::Other,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Loose<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(LooseVisitor)
-    }
-}
-
-struct LooseVisitor;
-
-impl<'de> Visitor<'de> for LooseVisitor {
-    type Value = Loose<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-    fn visit_unit<E>(self) -> Result<Loose<'de>, E> {
-        Ok(Loose::Null)
-    }
-    fn visit_bool<E>(self, flag: bool) -> Result<Loose<'de>, E> {
-        Ok(Loose::Flag(flag))
-    }
-    fn visit_u64<E>(self, number: u64) -> Result<Loose<'de>, E> {
-        Ok(Loose::Number(number))
-    }
-    fn visit_i64<E>(self, _: i64) -> Result<Loose<'de>, E> {
-        Ok(Loose::Other)
-    }
-    fn visit_f64<E>(self, _: f64) -> Result<Loose<'de>, E> {
-        Ok(Loose::Other)
-    }
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Loose<'de>, E> {
-        Ok(Loose::Text(Cow::Borrowed(text)))
-    }
-    fn visit_str<E>(self, text: &str) -> Result<Loose<'de>, E> {
-        Ok(Loose::Text(Cow::Owned(text.to_owned())))
-    }
-    fn visit_string<E>(self, text: String) -> Result<Loose<'de>, E> {
-        Ok(Loose::Text(Cow::Owned(text)))
-    }
-
-    /// A list of strings keeps its first [`Limits::MAX_CAPABILITIES`]; anything else in it spoils it.
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Loose<'de>, A::Error> {
-        let (mut list, mut is_bad) = (Vec::new(), false);
-        while let Some(entry) = seq.next_element::<Loose<'de>>()? {
-            match entry {
-                Loose::Text(text) if list.len() < Limits::MAX_CAPABILITIES => list.push(text),
-                Loose::Text(_) => {}
-                _ => is_bad = true,
-            }
-        }
-        Ok(if is_bad { Loose::Other } else { Loose::List(list) })
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Loose<'de>, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Loose::Other)
     }
 }

@@ -49,7 +49,7 @@ pub fn auth_result(out: &mut impl Outbox, result: &AuthResult<'_>) {
     frame(out, "auth_result", result);
 }
 
-/// `error`; `stream` is the id as it stands inside a JSON string.
+/// `error`; the texts are given as they are and escaped here.
 pub fn error(
     out: &mut impl Outbox,
     code: ErrorCode,

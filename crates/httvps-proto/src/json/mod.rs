@@ -7,6 +7,7 @@
 
 mod decode;
 mod encode;
+mod loose;
 mod scan;
 
 pub use decode::{Bad, Frame, Hello, decode};

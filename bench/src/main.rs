@@ -1,0 +1,179 @@
+//! Measures a gateway process: handshakes, JSON echo next to a plain TLS relay, idle sessions.
+//!
+//! `bench/run` builds what is needed and calls this. The load generator, the stub backend and the
+//! relay's echo are in this process, so that the gateway's CPU time and memory are its own.
+
+mod backend;
+mod echo;
+mod frames;
+mod handshakes;
+mod idle;
+mod instructions;
+mod process;
+mod report;
+mod rig;
+mod samples;
+mod session;
+
+use clap::Parser;
+use rig::Rig;
+use samples::Samples;
+use session::KeyExchange;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Payload bytes of an echoed message.
+const PAYLOADS: [usize; 3] = [64 * 1024, 16 * 1024, 1024];
+
+/// Measure a gateway next to a plain TLS relay
+#[derive(Parser)]
+struct Args {
+    /// The httvps program
+    #[arg(long, value_name = "FILE")]
+    gateway: PathBuf,
+    /// The haproxy program; without it there is no relay to compare with
+    #[arg(long, value_name = "FILE")]
+    haproxy: Option<PathBuf>,
+    /// One short round that only shows that everything runs
+    #[arg(long)]
+    smoke: bool,
+    /// Rounds; each runs every measurement once
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    /// Length of a measurement under load
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    seconds: f64,
+    /// Print every value as JSON instead of the tables
+    #[arg(long)]
+    json: bool,
+    /// Count the gateway's instructions for each message under valgrind instead
+    #[arg(long)]
+    instructions: bool,
+}
+
+/// What is measured, and for how long.
+struct Plan {
+    rounds: usize,
+    warm_up: Duration,
+    measured: Duration,
+    idle_counts: &'static [usize],
+}
+
+impl Plan {
+    fn new(args: &Args) -> Self {
+        if args.smoke {
+            let (warm_up, measured) = (Duration::from_millis(100), Duration::from_millis(400));
+            return Self { rounds: 1, warm_up, measured, idle_counts: &[200] };
+        }
+        let measured = Duration::from_secs_f64(args.seconds.clamp(0.1, 60.0));
+        let warm_up = Duration::from_millis(500);
+        Self { rounds: args.rounds, warm_up, measured, idle_counts: &[1000, 5000] }
+    }
+}
+
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the result and the words of a program"
+)]
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(page) => {
+            println!("{}", page.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("httvps-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> io::Result<String> {
+    allow_many_files()?;
+    tokio::runtime::Runtime::new()?.block_on(async {
+        let rig = Rig::new(args.gateway.clone(), args.haproxy.clone()).await?;
+        if args.instructions {
+            return instructions::markdown(&rig).await;
+        }
+        let plan = Plan::new(args);
+        let mut samples = Samples::default();
+        // Every round runs everything, so that a machine that slows down slows all figures alike.
+        for _ in 0..plan.rounds {
+            measure_handshakes(&rig, &plan, &mut samples).await?;
+            for payload in PAYLOADS {
+                measure_echo(&rig, &plan, payload, &mut samples).await?;
+            }
+            for &count in plan.idle_counts {
+                measure_idle(&rig, count, &mut samples).await?;
+            }
+        }
+        Ok(if args.json {
+            samples.to_json().to_string()
+        } else {
+            report::markdown(&samples, &report::machine(rig.haproxy()), plan.idle_counts)
+        })
+    })
+}
+
+/// Each session is a descriptor here and one in the gateway, which inherits the limit.
+fn allow_many_files() -> io::Result<()> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+async fn measure_handshakes(rig: &Rig, plan: &Plan, samples: &mut Samples) -> io::Result<()> {
+    for key_exchange in KeyExchange::ALL {
+        let (server, endpoint) = rig.gateway(key_exchange, &[])?;
+        let (count, used) =
+            handshakes::run(&server, &endpoint, plan.warm_up, plan.measured).await?;
+        let name = format!("handshake.{}", key_exchange.name());
+        samples.add(format!("{name}.cpu_us"), used.server * 1e6 / count as f64);
+        samples.add(format!("{name}.per_second"), count as f64 / used.seconds);
+        samples.add("foreign", used.foreign);
+    }
+    Ok(())
+}
+
+async fn measure_echo(
+    rig: &Rig,
+    plan: &Plan,
+    payload: usize,
+    samples: &mut Samples,
+) -> io::Result<()> {
+    let length = echo::Length { warm_up: plan.warm_up, measured: plan.measured };
+    let (server, endpoint) = rig.gateway(KeyExchange::X25519, &[])?;
+    let gateway = echo::through_gateway(&server, &endpoint, payload, length).await?;
+    drop(server);
+    let relay = match rig.relay().await? {
+        Some((server, endpoint)) => {
+            Some(echo::through_relay(&server, &endpoint, payload, length).await?)
+        }
+        None => None,
+    };
+    for (who, echoed) in [("gateway", Some(gateway)), ("relay", relay)] {
+        let Some(echo::Echoed { gib, used }) = echoed else { continue };
+        let name = format!("echo.{payload}.{who}");
+        samples.add(format!("{name}_cpu_s_per_gib"), used.server / gib);
+        samples.add(format!("{name}_mib_per_s"), gib * 1024.0 / used.seconds);
+        samples.add("foreign", used.foreign);
+    }
+    Ok(())
+}
+
+async fn measure_idle(rig: &Rig, count: usize, samples: &mut Samples) -> io::Result<()> {
+    for (is_touched, figure) in [(false, "untouched_kib"), (true, "touched_kib")] {
+        let (server, endpoint) = rig.gateway(KeyExchange::X25519, &[])?;
+        let memory = idle::run(&server, &endpoint, count, is_touched).await?;
+        samples.add(format!("idle.{count}.{figure}"), memory.each);
+        if is_touched {
+            samples.add(format!("idle.{count}.before_mib"), memory.before / 1024.0);
+            samples.add(format!("idle.{count}.after_mib"), memory.after / 1024.0);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The tables.
+
+use crate::PAYLOADS;
+use crate::echo::{IN_FLIGHT, STREAMS};
+use crate::handshakes::WORKERS;
+use crate::samples::Samples;
+use crate::session::KeyExchange;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+/// All that was measured, as Markdown.
+pub(crate) fn markdown(samples: &Samples, machine: &str, idle_counts: &[usize]) -> String {
+    let mut page = format!("{machine}\n\n");
+    page += &handshakes(samples);
+    page += &echo(samples);
+    page += &idle(samples, idle_counts);
+    let foreign = samples.largest("foreign").unwrap_or_default() * 100.0;
+    let verdict = if foreign > 10.0 { " **Too much: repeat on a quiet machine.**" } else { "" };
+    // Writing into a String does not fail.
+    let _ = writeln!(
+        page,
+        "Programs outside the benchmark took at most {foreign:.0} % of the machine during a \
+         measurement.{verdict}"
+    );
+    page
+}
+
+fn handshakes(samples: &Samples) -> String {
+    let mut rows = Vec::new();
+    for key_exchange in KeyExchange::ALL {
+        let name = key_exchange.name();
+        rows.push(vec![
+            name.to_owned(),
+            samples.cell(&format!("handshake.{name}.cpu_us"), 0),
+            samples.cell(&format!("handshake.{name}.per_second"), 0),
+        ]);
+    }
+    let head = ["key exchange", "gateway CPU µs each", "a second"];
+    let words = format!(
+        "Handshakes: TCP, full TLS 1.3 handshake, upgrade, `hello`, backend, `auth_result`; {WORKERS} at once."
+    );
+    table(&words, &head, &rows)
+}
+
+fn echo(samples: &Samples) -> String {
+    let mut rows = Vec::new();
+    for payload in PAYLOADS {
+        let figure = |name: &str| format!("echo.{payload}.{name}");
+        let ratio = samples
+            .median(&figure("gateway_cpu_s_per_gib"))
+            .zip(samples.median(&figure("relay_cpu_s_per_gib")))
+            .map_or_else(|| "–".to_owned(), |(gateway, relay)| format!("{:.2}", gateway / relay));
+        rows.push(vec![
+            format!("{} KiB", payload / 1024),
+            samples.cell(&figure("gateway_cpu_s_per_gib"), 2),
+            samples.cell(&figure("relay_cpu_s_per_gib"), 2),
+            ratio,
+            samples.cell(&figure("gateway_mib_per_s"), 0),
+            samples.cell(&figure("relay_mib_per_s"), 0),
+        ]);
+    }
+    let head = [
+        "payload",
+        "gateway CPU s/GiB",
+        "relay CPU s/GiB",
+        "ratio",
+        "gateway MiB/s",
+        "relay MiB/s",
+    ];
+    let words = format!(
+        "JSON echo, 1 session, {STREAMS} streams with {IN_FLIGHT} messages each in flight; a GiB of \
+         payload is counted once and crosses in both directions. The relay is HAProxy, which ends \
+         TLS and passes the same bytes to a TCP echo and back."
+    );
+    table(&words, &head, &rows)
+}
+
+fn idle(samples: &Samples, counts: &[usize]) -> String {
+    let mut rows = Vec::new();
+    for count in counts {
+        let cell = |name: &str| samples.cell(&format!("idle.{count}.{name}"), 1);
+        rows.push(vec![
+            count.to_string(),
+            cell("untouched_kib"),
+            cell("touched_kib"),
+            cell("before_mib"),
+            cell("after_mib"),
+        ]);
+    }
+    let head = [
+        "sessions",
+        "KiB each",
+        "KiB each after 64 KiB of echo",
+        "gateway MiB before",
+        "gateway MiB after their end",
+    ];
+    table("Resident memory of idle sessions, a fresh gateway each time.", &head, &rows)
+}
+
+fn table(words: &str, head: &[&str], rows: &[Vec<String>]) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
+    let rule = format!("| --- |{}\n", " ---: |".repeat(head.len() - 1));
+    let rows: String = rows.iter().map(|row| line(row)).collect();
+    format!("{words}\n\n{}{rule}{rows}\n", line(&head))
+}
+
+/// The machine and the relay in one line, for whoever compares.
+pub(crate) fn machine(haproxy: Option<&Path>) -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or("?", |(_, value)| value.trim()).to_owned()
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let kib: f64 = field(&read("/proc/meminfo"), "MemTotal")
+        .split_whitespace()
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_default();
+    format!(
+        "{} ({cores} cores), {:.0} GiB, Linux {}, {}.",
+        field(&read("/proc/cpuinfo"), "model name"),
+        kib / f64::from(1 << 20),
+        read("/proc/sys/kernel/osrelease").trim(),
+        haproxy.and_then(haproxy_version).unwrap_or_else(|| "no HAProxy".to_owned()),
+    )
+}
+
+fn haproxy_version(haproxy: &Path) -> Option<String> {
+    let output = Command::new(haproxy).arg("-v").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split_whitespace().nth(2)?;
+    Some(format!("HAProxy {version}"))
+}

@@ -1,0 +1,150 @@
+//! A client that keeps itself connected.
+
+use crate::pool::{Keeper, Pool};
+use crate::session::connect_with;
+use crate::{Config, ConnectError, Open, OpenError, Session};
+use httvps_mux::{ConnectionEnd, Stream};
+use httvps_proto::Target;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What a client tells about itself. `sessions` is how many are up after the event.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A session stands.
+    Connected {
+        /// The session's UUID.
+        session_id: String,
+        /// The address of the gateway.
+        peer: Option<SocketAddr>,
+        /// Streams it may have at once.
+        max_streams: usize,
+        /// What the backend says of the subscription.
+        subscription_status: Option<String>,
+        /// Sessions up.
+        sessions: usize,
+    },
+    /// The gateway drains a session; new streams go to another one.
+    Draining {
+        /// Sessions up.
+        sessions: usize,
+    },
+    /// A session is over.
+    Ended {
+        /// Why.
+        end: Arc<ConnectionEnd>,
+        /// Sessions up.
+        sessions: usize,
+    },
+    /// An attempt to connect failed.
+    Failed {
+        /// Why.
+        error: Arc<ConnectError>,
+        /// When the next attempt follows.
+        retry_in: Duration,
+        /// Sessions up.
+        sessions: usize,
+    },
+}
+
+/// Where a [`Client`] reports to; called from its task, so it must not block.
+pub type Report = Box<dyn Fn(&Event) + Send + Sync>;
+
+/// Makes one attempt to connect.
+pub(crate) type Dial = Box<
+    dyn Fn(watch::Sender<()>) -> Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// A pool of sessions that reconnects by itself. Cheap to clone.
+///
+/// It keeps one session up, and opens further ones, up to
+/// [`Config::max_sessions`], while streams wait for a place; those are closed again when they had
+/// no stream for a minute. After a failure it waits as long as an exponential back-off with full
+/// jitter says (up to 0.5 s at first, up to 30 s later); after a refusal, 30 s to 5 min. When the
+/// gateway announces a drain, a new session takes the new streams at once and the old ones finish
+/// where they are.
+///
+/// One task runs it. When the last clone is dropped, or after [`Self::close`], the sessions are
+/// closed.
+#[derive(Clone)]
+pub struct Client(Arc<Handle>);
+
+struct Handle {
+    pool: Arc<Pool>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Client {
+    /// Starts a client; it connects in the background. The only error is a configuration that
+    /// cannot be used.
+    pub fn start(config: Config, report: Report) -> Result<Self, ConnectError> {
+        let tls = config.trust.tls()?;
+        let config = Arc::new(config);
+        let dialled = config.clone();
+        let dial: Dial = Box::new(move |changes| {
+            let (config, tls) = (dialled.clone(), tls.clone());
+            Box::pin(async move { connect_with(&config, &tls, changes).await })
+        });
+        Ok(Self::with_dial(&config, dial, report))
+    }
+
+    pub(crate) fn with_dial(config: &Config, dial: Dial, report: Report) -> Self {
+        let pool = Arc::new(Pool::new(config.max_sessions, config.timing.clone()));
+        let keeper = tokio::spawn(Keeper::new(pool.clone(), dial, report).run());
+        Self(Arc::new(Handle { pool, keeper: Mutex::new(Some(keeper)) }))
+    }
+
+    /// Opens a stream to `target`, within
+    /// [`Timing::open_timeout`](crate::Timing::open_timeout).
+    ///
+    /// Waits for a session and a place on it; those who wait are served in the order in which
+    /// they came. Without a session it fails at once when the last attempt was refused. Cancel
+    /// safe: dropping the future gives the place back.
+    pub async fn open(&self, target: &Target) -> Result<Stream, OpenError> {
+        self.0.pool.open(target).await
+    }
+
+    /// Waits until a session is up. Cancel safe. Returns an error only when the client is closed.
+    pub async fn connected(&self) -> Result<(), OpenError> {
+        self.0.pool.connected().await
+    }
+
+    /// Sessions that take new streams.
+    pub fn session_count(&self) -> usize {
+        self.0.pool.session_count()
+    }
+
+    /// Closes all sessions and waits for it, a few seconds at most.
+    pub async fn close(&self) {
+        self.0.pool.close();
+        let keeper = self.0.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper {
+            // It cannot be cancelled, and a panic of it has been reported by the runtime.
+            let _ = keeper.await;
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}
+
+impl Open for Client {
+    type Stream = Stream;
+
+    fn open(
+        &self,
+        target: &Target,
+    ) -> impl Future<Output = Result<Self::Stream, OpenError>> + Send {
+        Self::open(self, target)
+    }
+}

@@ -1,0 +1,16 @@
+//! What the listeners need of a client.
+
+use crate::OpenError;
+use httvps_proto::Target;
+use std::future::Future;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Opens streams to targets. The listeners know nothing else of a client.
+pub trait Open: Send + Sync + 'static {
+    /// A byte flow to a target. A failure of it is an error of a read; dropping it closes it.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// Opens a stream, with a deadline of its own. Cancel safe.
+    fn open(&self, target: &Target)
+    -> impl Future<Output = Result<Self::Stream, OpenError>> + Send;
+}

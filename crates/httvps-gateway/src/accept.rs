@@ -1,0 +1,129 @@
+//! Accepting connections and taking them to the WebSocket: TCP → TLS → HTTP → session.
+
+use crate::admission::TurnedAway;
+use crate::context::{Context, HalfOpen};
+use crate::http;
+use crate::metrics::{HandshakePhase, Limit};
+use crate::overload::Overload;
+use crate::session::{self, Arrival};
+use httvps_transport::tls::TlsStream;
+use httvps_transport::ws::{self, Role, WebSocket};
+use rustix::io::Errno;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// The same trouble is logged once in so long.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Accepts until `stop`, then closes the listener.
+pub(crate) async fn accept(
+    gateway: Arc<Context>,
+    listener: TcpListener,
+    overload: Arc<Overload>,
+    stop: CancellationToken,
+) {
+    let mut logged: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((socket, peer)) => admit(&gateway, &overload, socket, peer),
+            Err(error) if is_exhausted(&error) => {
+                gateway.metrics.limit_hit(Limit::Descriptors);
+                if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+                    logged = Some(Instant::now());
+                    tracing::error!(error = %error, "accept_paused");
+                }
+                // The connection stays in the backlog; without a pause this would spin.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(gateway.config.accept_pause) => {}
+                }
+            }
+            // The peer was gone before it was accepted; nothing is wrong here.
+            Err(error) => tracing::debug!(error = %error, "accept_failed"),
+        }
+    }
+}
+
+fn is_exhausted(error: &std::io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
+
+/// Decides whether a connection may begin its handshake. One that may not is closed at once.
+fn admit(gateway: &Arc<Context>, overload: &Overload, socket: TcpStream, peer: SocketAddr) {
+    gateway.metrics.connection_accepted();
+    let limit = if overload.is_reserved(socket.as_fd()) {
+        Limit::Descriptors
+    } else if overload.is_memory_short() {
+        Limit::Memory
+    } else {
+        match gateway.admission.enter(peer.ip()) {
+            Ok(half_open) => {
+                let handshake = handshake(gateway.clone(), socket, half_open);
+                gateway.tasks.spawn(handshake);
+                return;
+            }
+            Err(TurnedAway::Handshakes) => Limit::Handshakes,
+            Err(TurnedAway::HandshakesOfSource) => Limit::HandshakesPerSource,
+        }
+    };
+    gateway.metrics.limit_hit(limit);
+    tracing::debug!(limit = limit.as_str(), "connection_turned_away");
+}
+
+/// Everything before the session, under one absolute deadline.
+async fn handshake(gateway: Arc<Context>, socket: TcpStream, half_open: HalfOpen) {
+    let accepted = Instant::now();
+    let connection = gateway.metrics.track_connection();
+    let deadline = accepted + gateway.config.handshake_timeout;
+    // A socket that takes no options is dead; the handshake finds that out.
+    let _ = httvps_transport::socket::prepare(&socket);
+    let tls_deadline = deadline.min(accepted + gateway.config.tls_handshake_timeout);
+    let tls = match tokio::time::timeout_at(tls_deadline.into(), gateway.tls.accept(socket)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            gateway.metrics.handshake_failed(HandshakePhase::Tls);
+            tracing::debug!(error = error.label(), "tls_failed");
+            return;
+        }
+        Err(_) => {
+            gateway.metrics.handshake_failed(HandshakePhase::Tls);
+            gateway.metrics.limit_hit(Limit::TlsHandshakeTimeout);
+            return;
+        }
+    };
+    let serving = http::serve(&gateway, tls);
+    let upgraded = tokio::time::timeout_at(deadline.into(), serving).await.unwrap_or_else(|_| {
+        gateway.metrics.limit_hit(Limit::HandshakeTimeout);
+        None
+    });
+    let Some((tls, early)) = upgraded else {
+        gateway.metrics.handshake_failed(HandshakePhase::Http);
+        return;
+    };
+    let ws = websocket(&gateway, tls, &early);
+    let arrival = Arrival { accepted, deadline, half_open, connection };
+    session::begin(gateway, ws, arrival).await;
+}
+
+fn websocket(
+    gateway: &Context,
+    tls: TlsStream<TcpStream>,
+    early: &[u8],
+) -> WebSocket<TlsStream<TcpStream>> {
+    let limits = ws::Limits {
+        max_message: gateway.config.max_message_bytes_before_auth,
+        max_fragments: gateway.config.max_message_fragments,
+        ..ws::Limits::default()
+    };
+    WebSocket::new(tls, Role::Server, limits, early)
+}

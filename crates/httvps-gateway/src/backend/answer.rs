@@ -1,0 +1,143 @@
+//! Reading what the backend answered to `validate-device`.
+
+use super::BackendError;
+use serde::Deserialize;
+
+/// What the backend says of a device (`ValidateDeviceResult` of the founding page).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidateDeviceResult {
+    /// Whether the device may enter.
+    pub allowed: bool,
+    /// The user that the device belongs to, as text.
+    pub user_id: Option<String>,
+    /// The state of the subscription, in the backend's words.
+    pub subscription_status: Option<String>,
+    /// Why not, in the backend's words.
+    pub reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    allowed: Option<bool>,
+    user_id: Option<UserId>,
+    subscription_status: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum UserId {
+    Number(i64),
+    Text(String),
+}
+
+#[derive(Deserialize)]
+struct Wrapped {
+    detail: Body,
+}
+
+/// Longest text of the backend that is passed on to a client or a log, in bytes.
+const MAX_TEXT: usize = 256;
+
+/// Reads an answer. Only a 200 whose body says `"allowed": true` lets a device in; everything that
+/// is neither that nor a clear refusal is an error of the backend.
+pub(super) fn read(status: u16, body: &[u8]) -> Result<ValidateDeviceResult, BackendError> {
+    match status {
+        200 => {
+            let body: Body = serde_json::from_slice(body).map_err(|_| BackendError::BadBody)?;
+            let allowed = body.allowed.ok_or(BackendError::BadBody)?;
+            Ok(body.into_result(allowed))
+        }
+        403 => {
+            let body = serde_json::from_slice::<Wrapped>(body)
+                .map(|wrapped| wrapped.detail)
+                .or_else(|_| serde_json::from_slice::<Body>(body))
+                .map_err(|_| BackendError::BadBody)?;
+            match (body.allowed, &body.reason) {
+                (Some(true), _) | (None, None) => Err(BackendError::BadBody),
+                _ => Ok(body.into_result(false)),
+            }
+        }
+        other => Err(BackendError::Status(other)),
+    }
+}
+
+impl Body {
+    fn into_result(self, allowed: bool) -> ValidateDeviceResult {
+        ValidateDeviceResult {
+            allowed,
+            user_id: self.user_id.map(|id| match id {
+                UserId::Number(number) => number.to_string(),
+                UserId::Text(text) => cut(text),
+            }),
+            subscription_status: self.subscription_status.map(cut),
+            reason: self.reason.map(cut),
+        }
+    }
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        text.truncate(text.floor_char_boundary(MAX_TEXT));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(status: u16, body: &str) -> String {
+        let result = read(status, body.as_bytes()).unwrap();
+        assert!(!result.allowed);
+        result.reason.unwrap_or_default()
+    }
+
+    #[test]
+    fn the_founding_answers_are_read() {
+        let allowed =
+            read(200, br#"{"allowed":true,"user_id":7,"subscription_status":"active"}"#).unwrap();
+        assert!(allowed.allowed);
+        assert_eq!(allowed.user_id.as_deref(), Some("7"));
+        assert_eq!(allowed.subscription_status.as_deref(), Some("active"));
+        assert_eq!(refusal(403, r#"{"allowed":false,"reason":"invalid_token"}"#), "invalid_token");
+        assert_eq!(
+            refusal(403, r#"{"detail":{"allowed":false,"reason":"device_mismatch"}}"#),
+            "device_mismatch"
+        );
+        assert_eq!(refusal(200, r#"{"allowed":false,"reason":"no"}"#), "no");
+        assert_eq!(refusal(200, r#"{"allowed":false}"#), "");
+    }
+
+    #[test]
+    fn whatever_is_not_clear_is_an_error() {
+        for (status, body) in [
+            (200, ""),
+            (200, "{}"),
+            (200, "[]"),
+            (200, "<html>"),
+            (200, r#"{"allowed":"true"}"#),
+            (200, r#"{"allowed":1}"#),
+            (200, r#"{"detail":{"allowed":true}}"#),
+            (403, ""),
+            (403, "{}"),
+            (403, r#"{"detail":"Forbidden"}"#),
+            (403, r#"{"allowed":true}"#),
+            (403, r#"{"detail":{"allowed":true,"reason":"x"}}"#),
+            (201, r#"{"allowed":true}"#),
+            (204, ""),
+            (302, ""),
+            (401, r#"{"allowed":false,"reason":"x"}"#),
+            (500, r#"{"allowed":true}"#),
+        ] {
+            assert!(read(status, body.as_bytes()).is_err(), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let body = format!(r#"{{"allowed":false,"reason":"{}"}}"#, "é".repeat(300));
+        let reason = read(200, body.as_bytes()).unwrap().reason.unwrap();
+        assert!(reason.len() <= MAX_TEXT && reason.chars().all(|c| c == 'é'));
+    }
+}

@@ -1,0 +1,291 @@
+//! The operator's backend: who may enter.
+
+mod answer;
+mod breaker;
+
+pub use answer::ValidateDeviceResult;
+
+use crate::config::Secret;
+use crate::metrics::{Limit, Metrics};
+use breaker::Breaker;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use hyper::{Method, Request, Uri};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::RootCertStore;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// Where the backend is and how much of it one gateway may use.
+pub struct BackendSettings {
+    /// Base URL, `http` or `https`; the API paths are appended to its path.
+    pub base_url: String,
+    /// Bound on a whole call: waiting for a place, connecting, request and answer.
+    pub timeout: Duration,
+    /// Sent as `X-Internal-Secret`.
+    pub secret: Option<Secret>,
+    /// Calls under way at once; further ones wait inside their time-out.
+    pub max_concurrent: usize,
+    /// Longest answer that is read, in bytes.
+    pub max_body: usize,
+    /// Failures in a row that open the breaker; 0 = never.
+    pub breaker_failures: u32,
+    /// How long the open breaker spares the backend.
+    pub breaker_cooldown: Duration,
+    /// Extra certificate authorities for an `https` backend, a PEM file.
+    pub ca_path: Option<PathBuf>,
+}
+
+/// A backend that cannot even be asked, because its settings do not work.
+#[derive(Debug)]
+pub struct BackendSetupError(String);
+
+impl std::fmt::Display for BackendSetupError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BackendSetupError {}
+
+/// Why the backend gave no verdict. The device is refused in every case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendError {
+    /// No whole answer within the time-out.
+    Timeout,
+    /// No connection: refused, no route, no such name, bad certificate.
+    Unreachable,
+    /// The connection broke or the answer was not HTTP.
+    Broken,
+    /// A status that is neither 200 nor 403.
+    Status(u16),
+    /// The body is not what the API promises.
+    BadBody,
+    /// The body is longer than allowed.
+    BodyTooLarge,
+    /// Not asked: the breaker is open after many failures in a row.
+    CircuitOpen,
+}
+
+impl BackendError {
+    /// All values of [`Self::code`].
+    pub const CODES: [&'static str; 10] = [
+        "timeout",
+        "unreachable",
+        "broken",
+        "http_5xx",
+        "http_4xx",
+        "http_3xx",
+        "http_other",
+        "bad_body",
+        "body_too_large",
+        "circuit_open",
+    ];
+
+    /// The setting that made it a failure, if it was one.
+    const fn limit(self) -> Option<Limit> {
+        match self {
+            Self::Timeout => Some(Limit::BackendTimeout),
+            Self::BodyTooLarge => Some(Limit::BackendBody),
+            Self::CircuitOpen => Some(Limit::BackendBreaker),
+            _ => None,
+        }
+    }
+
+    /// The label `code` of `httvps_gateway_backend_errors_total`.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Broken => "broken",
+            Self::Status(500..=599) => "http_5xx",
+            Self::Status(400..=499) => "http_4xx",
+            Self::Status(300..=399) => "http_3xx",
+            Self::Status(_) => "http_other",
+            Self::BadBody => "bad_body",
+            Self::BodyTooLarge => "body_too_large",
+            Self::CircuitOpen => "circuit_open",
+        }
+    }
+}
+
+/// Asks the backend. One per gateway; connections are pooled and kept.
+pub struct BackendClient {
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    validate_device: Uri,
+    secret: Option<HeaderValue>,
+    timeout: Duration,
+    places: Semaphore,
+    max_body: usize,
+    breaker: Mutex<Breaker>,
+    metrics: Metrics,
+}
+
+#[derive(Serialize)]
+struct ValidateDevice<'a> {
+    device_id: &'a str,
+    token: &'a str,
+}
+
+const INTERNAL_SECRET: HeaderName = HeaderName::from_static("x-internal-secret");
+
+impl BackendClient {
+    /// Prepares the client; asks nothing yet.
+    pub fn new(settings: &BackendSettings, metrics: Metrics) -> Result<Self, BackendSetupError> {
+        let base = settings.base_url.trim_end_matches('/');
+        let validate_device = format!("{base}/api/v1/auth/validate-device")
+            .parse()
+            .map_err(|error| BackendSetupError(format!("backend_base_url: {error}")))?;
+        let secret = settings.secret.as_ref().map(secret_header).transpose()?;
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(settings.timeout));
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls(settings)?)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(connector);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_mins(1))
+            .pool_max_idle_per_host(settings.max_concurrent.min(64))
+            .build(https);
+        Ok(Self {
+            http,
+            validate_device,
+            secret,
+            timeout: settings.timeout,
+            places: Semaphore::new(settings.max_concurrent),
+            max_body: settings.max_body,
+            breaker: Mutex::new(Breaker::new(settings.breaker_failures, settings.breaker_cooldown)),
+            metrics,
+        })
+    }
+
+    /// Asks whether a device may enter. Ends within the time-out; cancelling it frees its place.
+    pub async fn validate_device(
+        &self,
+        device_id: &str,
+        token: &str,
+    ) -> Result<ValidateDeviceResult, BackendError> {
+        let start = Instant::now();
+        let may_pass = self.with_breaker(|breaker| breaker.try_pass(start));
+        let result = if may_pass {
+            tokio::time::timeout(self.timeout, self.ask(device_id, token))
+                .await
+                .unwrap_or(Err(BackendError::Timeout))
+        } else {
+            Err(BackendError::CircuitOpen)
+        };
+        match result {
+            Ok(_) => self.with_breaker(Breaker::handle_success),
+            Err(BackendError::CircuitOpen) => {}
+            Err(error) => {
+                if self.with_breaker(|breaker| breaker.handle_failure(Instant::now())) {
+                    tracing::error!(code = error.code(), "backend_circuit_opened");
+                }
+            }
+        }
+        let failure = result.as_ref().err();
+        self.metrics.backend_request(start.elapsed(), failure.map(|error| error.code()));
+        if let Some(limit) = failure.and_then(|error| error.limit()) {
+            self.metrics.limit_hit(limit);
+        }
+        result
+    }
+
+    fn with_breaker<R>(&self, f: impl FnOnce(&mut Breaker) -> R) -> R {
+        f(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn ask(
+        &self,
+        device_id: &str,
+        token: &str,
+    ) -> Result<ValidateDeviceResult, BackendError> {
+        let _place = if let Ok(place) = self.places.try_acquire() {
+            place
+        } else {
+            self.metrics.limit_hit(Limit::BackendConcurrent);
+            self.places.acquire().await.map_err(|_| BackendError::Unreachable)?
+        };
+        let body = serde_json::to_vec(&ValidateDevice { device_id, token })
+            .map_err(|_| BackendError::Broken)?;
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(self.validate_device.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|_| BackendError::Broken)?;
+        if let Some(secret) = &self.secret {
+            request.headers_mut().insert(INTERNAL_SECRET, secret.clone());
+        }
+        let response = self.http.request(request).await.map_err(|error| {
+            if error.is_connect() { BackendError::Unreachable } else { BackendError::Broken }
+        })?;
+        let status = response.status().as_u16();
+        if !matches!(status, 200 | 403) {
+            return Err(BackendError::Status(status));
+        }
+        let body = Limited::new(response.into_body(), self.max_body).collect().await;
+        match body {
+            Ok(body) => answer::read(status, &body.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(BackendError::BodyTooLarge),
+            Err(_) => Err(BackendError::Broken),
+        }
+    }
+}
+
+fn secret_header(secret: &Secret) -> Result<HeaderValue, BackendSetupError> {
+    let mut value = HeaderValue::from_str(secret.expose()).map_err(|_| {
+        BackendSetupError(
+            "backend_secret: holds characters that a header cannot carry; use visible ASCII".into(),
+        )
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn tls(settings: &BackendSettings) -> Result<rustls::ClientConfig, BackendSetupError> {
+    let mut roots = RootCertStore::empty();
+    if settings.base_url.starts_with("https:") {
+        // Certificates that this system cannot load are no reason to refuse those that it can.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(path) = &settings.ca_path {
+            for certificate in authorities(path)? {
+                roots.add(certificate).map_err(|error| {
+                    BackendSetupError(format!("backend_ca_path: {}: {error}", path.display()))
+                })?;
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| BackendSetupError(format!("backend TLS: {error}")))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, BackendSetupError> {
+    let failed =
+        |words: String| BackendSetupError(format!("backend_ca_path: {}: {words}", path.display()));
+    let certificates = CertificateDer::pem_file_iter(path)
+        .map_err(|error| failed(error.to_string()))?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(failed("no certificate in it; a PEM file with at least one is needed".into()));
+    }
+    Ok(certificates)
+}

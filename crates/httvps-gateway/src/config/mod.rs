@@ -1,0 +1,68 @@
+//! Settings of the gateway: one table, four sources.
+//!
+//! [`SETTINGS`] is the table. [`Config::load`] takes each value from the first of flag,
+//! environment, YAML file and default that has one. [`reference_markdown`], [`example_yaml`] and
+//! [`clap_args`] write documentation and flags from the same table, so that they cannot disagree
+//! with what is read.
+//!
+//! Reading order: `table` → `setting` (what the table becomes) → `given` and `yaml` (the sources) →
+//! `kind` (how values are read) → `rules` (between settings).
+
+mod command_line;
+mod duration;
+mod error;
+mod given;
+mod kind;
+mod listen;
+mod nearest;
+mod origins;
+mod reference;
+mod rules;
+mod secret;
+mod setting;
+mod size;
+mod table;
+#[cfg(test)]
+mod tests;
+mod url;
+mod yaml;
+
+use command_line::CONFIG_FLAG;
+use std::fmt::Write;
+
+pub use command_line::clap_args;
+pub use error::ConfigError;
+pub use given::{Source, Sources};
+pub use kind::UpstreamMode;
+pub use listen::{ListenAddr, ListenAddrError, ListenHost};
+pub use reference::{example_yaml, reference_markdown};
+pub use secret::Secret;
+pub use setting::Setting;
+pub use table::{Config, SETTINGS};
+pub use url::{BackendUrl, BackendUrlError};
+
+impl Config {
+    /// Reads and checks all settings; besides the configuration gives warnings, one line each, that
+    /// an operator should see and that stop nothing: unknown variables, settings without effect.
+    ///
+    /// Blocks while it reads the YAML file, if one is named. The files that settings name are not
+    /// looked at.
+    pub fn load(sources: &Sources) -> Result<(Self, Vec<String>), ConfigError> {
+        let config = Self::take(&sources.read()?)?;
+        config.check()?;
+        let mut warnings = sources.unknown_variables();
+        warnings.extend(config.doubts());
+        Ok((config, warnings))
+    }
+
+    /// All settings as `key = value  (source: env|yaml|flag|default)`, one line each; secrets as
+    /// `***`.
+    pub fn resolved_text(&self) -> String {
+        let mut text = String::new();
+        for ((setting, value), source) in SETTINGS.iter().zip(self.values()).zip(&self.sources) {
+            let value = error::one_line(&value);
+            let _ = writeln!(text, "{} = {value}  (source: {source})", setting.key);
+        }
+        text
+    }
+}

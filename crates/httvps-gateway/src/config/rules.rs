@@ -1,0 +1,89 @@
+//! Rules between settings.
+
+use super::error::ConfigError;
+use super::{Config, SETTINGS, Source};
+
+impl Config {
+    /// Checks the rules between settings; the first one broken is the error.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let hello = self.max_token_bytes + self.max_device_id_bytes;
+        if hello >= self.max_message_bytes_before_auth {
+            return Err(self.clash(
+                "max_message_bytes_before_auth",
+                "does not hold a hello with the longest token and device id",
+                &["max_token_bytes", "max_device_id_bytes"],
+                "more than both together",
+            ));
+        }
+        let rules = [
+            (
+                self.max_message_bytes < self.max_message_bytes_before_auth,
+                ["max_message_bytes", "max_message_bytes_before_auth"],
+                "is below",
+                "at least as much",
+            ),
+            (
+                self.max_stream_queue_bytes > self.max_session_queue_bytes,
+                ["max_stream_queue_bytes", "max_session_queue_bytes"],
+                "is above",
+                "at most as much",
+            ),
+            (
+                self.drain_spread > self.drain_timeout,
+                ["drain_spread", "drain_timeout"],
+                "is above",
+                "at most as long",
+            ),
+            (
+                self.admin_addr.as_ref() == Some(&self.listen_addr) && self.listen_addr.port != 0,
+                ["admin_addr", "listen_addr"],
+                "is the same as",
+                "another port, or none",
+            ),
+        ];
+        match rules.into_iter().find(|(broken, ..)| *broken) {
+            Some((_, [key, other], problem, accepted)) => {
+                Err(self.clash(key, problem, &[other], accepted))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What is allowed and yet probably not meant, one line each.
+    pub(super) fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if self.backend_timeout > self.handshake_timeout {
+            doubts.push(format!(
+                "backend_timeout ({}) is longer than handshake_timeout ({}), which ends the handshake first",
+                self.shown("backend_timeout"),
+                self.shown("handshake_timeout"),
+            ));
+        }
+        if self.backend_ca_path.is_some() && !self.backend_base_url.is_https() {
+            doubts.push("backend_ca_path has no effect: backend_base_url is not https".to_owned());
+        }
+        doubts
+    }
+
+    /// An error about `key` and the other settings that it does not go with.
+    fn clash(&self, key: &str, problem: &str, others: &[&str], accepted: &str) -> ConfigError {
+        let others: Vec<_> =
+            others.iter().map(|other| format!("{other} = {}", self.shown(other))).collect();
+        let index = index_of(key);
+        let place = match self.sources[index] {
+            Source::Flag => format!("--{}", SETTINGS[index].flag().unwrap_or(key)),
+            Source::Env => SETTINGS[index].env.to_owned(),
+            Source::Yaml | Source::Default => key.to_owned(),
+        };
+        let problem = format!("{} {problem} ({})", self.shown(key), others.join(", "));
+        ConfigError::new(&place, &problem, accepted)
+    }
+
+    fn shown(&self, key: &str) -> String {
+        self.values().swap_remove(index_of(key))
+    }
+}
+
+fn index_of(key: &str) -> usize {
+    SETTINGS.iter().position(|setting| setting.key == key).expect("the key stands in the table")
+}

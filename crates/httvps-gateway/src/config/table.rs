@@ -1,0 +1,263 @@
+//! The table of all settings.
+//!
+//! The reference page, the example YAML, `--help`, the parsing and the [`Config`] struct all come
+//! from here.
+
+use super::kind::{
+    Address, Choice, File, Hidden, Maybe, Networks, Origins, Route, Size, Switch, Time, Url, Whole,
+};
+use super::listen::ListenAddr;
+use super::secret::Secret;
+use super::setting::settings;
+use super::url::BackendUrl;
+use crate::config::UpstreamMode;
+use crate::log::{LogFormat, LogLevel};
+use ipnet::IpNet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+settings! {
+    "Listening and TLS" {
+        /// Where devices connect, over TLS. An empty host means every address of this host, IPv6
+        /// and IPv4.
+        listen_addr: ListenAddr as Address, env GATEWAY_LISTEN_ADDR, default ":8443";
+
+        /// Where `/metrics`, `/healthz` and `/readyz` are served, over plain HTTP. When it is set,
+        /// the main listener does not serve them. Recommended.
+        admin_addr: Option<ListenAddr> as Maybe<Address>, env GATEWAY_ADMIN_ADDR;
+
+        /// The certificate chain of the gateway, PEM, its own certificate first.
+        tls_cert_path: PathBuf as File, env GATEWAY_TLS_CERT_PATH;
+
+        /// The private key of the certificate, PEM.
+        tls_key_path: PathBuf as File, env GATEWAY_TLS_KEY_PATH;
+
+        /// How often the certificate and key files are looked at; a change is loaded without
+        /// dropping a session.
+        tls_reload_interval: Duration as Time, env GATEWAY_TLS_RELOAD_INTERVAL, default "10s",
+            range "100ms" to "24h", zero "load only on SIGHUP";
+
+        /// The `Origin` headers that may open sessions; empty lets in every one. Requests without
+        /// the header, which do not come from browsers, are let in always.
+        allowed_origins: Vec<String> as Origins, env GATEWAY_ALLOWED_ORIGINS;
+    }
+
+    "Backend" {
+        /// The base URL of the subscription backend. The paths of the backend API are added to its
+        /// path.
+        backend_base_url: BackendUrl as Url, env BACKEND_BASE_URL;
+
+        /// How long one backend request may take in all, connecting included. It lies inside
+        /// `handshake_timeout`.
+        backend_timeout: Duration as Time, env BACKEND_TIMEOUT, default "5s", range "10ms" to "10m";
+
+        /// The secret that the backend shares with this gateway, sent as `X-Internal-Secret`. Not a
+        /// flag, because other users of the host can read command lines.
+        backend_secret: Option<Secret> as Maybe<Hidden>, env BACKEND_GATEWAY_SECRET;
+
+        /// Certificates, PEM, that are trusted for an `https` backend besides those of the system.
+        backend_ca_path: Option<PathBuf> as Maybe<File>, env BACKEND_CA_PATH;
+
+        /// Backend requests at once; further handshakes wait for one to end.
+        backend_max_concurrent: usize as Whole, env BACKEND_MAX_CONCURRENT, default "256",
+            range "1" to "65536";
+
+        /// Bytes of a backend answer; a larger one is a backend error.
+        backend_max_body_bytes: usize as Size, env BACKEND_MAX_BODY_BYTES, default "64KiB",
+            range "1KiB" to "16MiB";
+
+        /// Failed backend requests in a row after which handshakes fail at once, until a probe
+        /// succeeds.
+        backend_breaker_failures: u32 as Whole, env BACKEND_BREAKER_FAILURES, default "16",
+            range "1" to "1000000", zero "never";
+
+        /// How long the backend is left alone before it is probed again.
+        backend_breaker_cooldown: Duration as Time, env BACKEND_BREAKER_COOLDOWN, default "1s",
+            range "10ms" to "10m";
+    }
+
+    "Upstream" {
+        /// Where streams go: `fake` and `echo` send every byte back, `blackhole` drops them,
+        /// `direct` opens TCP connections to the targets that clients name.
+        upstream_mode: UpstreamMode as Choice, env GATEWAY_UPSTREAM_MODE, default "fake";
+
+        /// Networks that `direct` may reach although they are not public. A bare address is a
+        /// network of one.
+        egress_allow: Vec<IpNet> as Networks, env GATEWAY_EGRESS_ALLOW;
+
+        /// How long opening one upstream may take, name resolution included.
+        dial_timeout: Duration as Time, env GATEWAY_DIAL_TIMEOUT, default "10s",
+            range "10ms" to "5m";
+
+        /// A stream on which no byte moved for so long is ended.
+        stream_idle_timeout: Duration as Time, env GATEWAY_STREAM_IDLE_TIMEOUT, default "1h",
+            range "100ms" to "168h";
+
+        /// A stream whose target takes no byte for so long while bytes wait for it is ended.
+        stream_stall_timeout: Duration as Time, env GATEWAY_STREAM_STALL_TIMEOUT, default "30s",
+            range "10ms" to "1h";
+    }
+
+    "Sessions and streams" {
+        /// Streams that one session may have open at once.
+        max_streams_per_session: usize as Whole, env GATEWAY_MAX_STREAMS, default "8",
+            range "1" to "65536";
+
+        /// `stream_open` frames that one session may send in a second.
+        max_stream_opens_per_second: u32 as Whole, env GATEWAY_MAX_STREAM_OPENS_PER_SECOND,
+            default "200",
+            range "1" to "1000000", zero "no limit";
+
+        /// `stream_open` frames that may come at once before the rate holds.
+        max_stream_open_burst: u32 as Whole, env GATEWAY_MAX_STREAM_OPEN_BURST, default "500",
+            range "1" to "1000000";
+
+        /// Sessions at once; newcomers beyond are refused.
+        max_sessions: usize as Whole, env GATEWAY_MAX_SESSIONS, default "0",
+            range "1" to "100000000",
+            zero "only the limits of descriptors and memory";
+
+        /// Sessions that one device may have at once; newcomers beyond are refused.
+        max_sessions_per_device: usize as Whole, env GATEWAY_MAX_SESSIONS_PER_DEVICE, default "0",
+            range "1" to "1000000", zero "no limit";
+
+        /// Bytes of a `stream_id`.
+        max_stream_id_bytes: usize as Size, env GATEWAY_MAX_STREAM_ID_BYTES, default "64",
+            range "1" to "1KiB";
+
+        /// Bytes of a `device_id`.
+        max_device_id_bytes: usize as Size, env GATEWAY_MAX_DEVICE_ID_BYTES, default "128",
+            range "1" to "1KiB";
+
+        /// Bytes of a `token`.
+        max_token_bytes: usize as Size, env GATEWAY_MAX_TOKEN_BYTES, default "8KiB",
+            range "16" to "64KiB";
+
+        /// `error` frames that one client may cause in a second; a client that causes more is
+        /// closed.
+        max_errors_per_second: u32 as Whole, env GATEWAY_MAX_ERRORS_PER_SECOND, default "100",
+            range "1" to "1000000";
+
+        /// `error` frames that may be caused at once before the rate holds.
+        max_error_burst: u32 as Whole, env GATEWAY_MAX_ERROR_BURST, default "1000",
+            range "1" to "1000000";
+    }
+
+    "Handshake" {
+        /// From accept to an authenticated session, one absolute deadline: TLS, headers, `hello`
+        /// and the backend's answer lie inside, and nothing that the client sends extends it.
+        handshake_timeout: Duration as Time, env GATEWAY_HANDSHAKE_TIMEOUT, default "10s",
+            range "100ms" to "10m";
+
+        /// How long the TLS handshake may take; `handshake_timeout` caps it.
+        tls_handshake_timeout: Duration as Time, env GATEWAY_TLS_HANDSHAKE_TIMEOUT, default "5s",
+            range "100ms" to "10m";
+
+        /// How long the request headers may take; `handshake_timeout` caps it.
+        header_timeout: Duration as Time, env GATEWAY_HEADER_TIMEOUT, default "5s",
+            range "100ms" to "10m";
+
+        /// Bytes of the request line and headers.
+        max_header_bytes: usize as Size, env GATEWAY_MAX_HEADER_BYTES, default "16KiB",
+            range "8KiB" to "1MiB";
+
+        /// Header fields of a request.
+        max_headers: usize as Whole, env GATEWAY_MAX_HEADERS, default "100", range "16" to "1024";
+
+        /// Connections at once that are not yet sessions; newcomers beyond are closed.
+        max_handshakes: usize as Whole, env GATEWAY_MAX_HANDSHAKES, default "4096",
+            range "1" to "1000000";
+
+        /// Connections at once from one address that are not yet sessions. Carriers put thousands
+        /// of devices behind one address.
+        max_handshakes_per_source: usize as Whole, env GATEWAY_MAX_HANDSHAKES_PER_SOURCE,
+            default "256",
+            range "1" to "1000000";
+    }
+
+    "Messages and queues" {
+        /// Bytes of a message before the device is authenticated; a larger one closes the
+        /// connection with 1009.
+        max_message_bytes_before_auth: usize as Size, env GATEWAY_MAX_MESSAGE_BYTES_BEFORE_AUTH,
+            default "16KiB",
+            range "1KiB" to "1MiB";
+
+        /// Bytes of a message of a session; a larger one closes the connection with 1009.
+        max_message_bytes: usize as Size, env GATEWAY_MAX_MESSAGE_BYTES, default "1MiB",
+            range "4KiB" to "64MiB";
+
+        /// WebSocket fragments of one message; more close the connection with 1009.
+        max_message_fragments: usize as Whole, env GATEWAY_MAX_MESSAGE_FRAGMENTS, default "1024",
+            range "1" to "65536";
+
+        /// Bytes that may wait for one client; then its streams are not read any further.
+        max_session_queue_bytes: usize as Size, env GATEWAY_MAX_SESSION_QUEUE_BYTES,
+            default "256KiB",
+            range "16KiB" to "64MiB";
+
+        /// Bytes of one stream that may wait for the client; then the stream is not read any
+        /// further.
+        max_stream_queue_bytes: usize as Size, env GATEWAY_MAX_STREAM_QUEUE_BYTES, default "64KiB",
+            range "4KiB" to "16MiB";
+
+        /// A client that takes no byte for so long while bytes wait for it loses its session.
+        write_timeout: Duration as Time, env GATEWAY_WRITE_TIMEOUT, default "30s",
+            range "10ms" to "1h";
+
+        /// How often a silent client is pinged.
+        keepalive_interval: Duration as Time, env GATEWAY_KEEPALIVE_INTERVAL, default "25s",
+            range "10ms" to "1h";
+
+        /// Pings in a row without an answer that end a session.
+        keepalive_max_missed: u32 as Whole, env GATEWAY_KEEPALIVE_MAX_MISSED, default "2",
+            range "1" to "100";
+    }
+
+    "Process" {
+        /// The memory that the gateway may use. Its own resident size is held against it.
+        memory_budget_bytes: u64 as Size, env GATEWAY_MEMORY_BUDGET_BYTES, default "0",
+            range "16MiB" to "16384GiB", zero "the limit of the control group,
+            or else the host's memory";
+
+        /// Percent of the memory budget above which newcomers are refused; those who are in stay.
+        memory_refuse_percent: u32 as Whole, env GATEWAY_MEMORY_REFUSE_PERCENT, default "95",
+            range "10" to "100";
+
+        /// File descriptors that are kept free: with fewer left under the process limit, newcomers
+        /// are refused.
+        descriptor_reserve: u64 as Whole, env GATEWAY_DESCRIPTOR_RESERVE, default "64",
+            range "0" to "1000000";
+
+        /// How long accepting rests when the system has no descriptor left.
+        accept_pause: Duration as Time, env GATEWAY_ACCEPT_PAUSE, default "500ms",
+            range "1ms" to "1m";
+
+        /// After SIGTERM: how long until the process ends, whatever is still open.
+        drain_timeout: Duration as Time, env GATEWAY_DRAIN_TIMEOUT, default "30s",
+            range "0s" to "1h";
+
+        /// After SIGTERM: the time over which the sessions are closed one by one, so that the
+        /// clients do not come back all at once.
+        drain_spread: Duration as Time, env GATEWAY_DRAIN_SPREAD, default "10s", range "0s" to "1h";
+
+        /// Threads that do the work.
+        worker_threads: usize as Whole, env GATEWAY_WORKER_THREADS, default "0",
+            range "1" to "1024",
+            zero "one per processor";
+    }
+
+    "Logs and metrics" {
+        /// The least level that is logged.
+        log_level: LogLevel as Choice, env GATEWAY_LOG_LEVEL, default "info";
+
+        /// The shape of the log lines on standard output: those of the JSON or the text handler of
+        /// Go's `log/slog`.
+        log_format: LogFormat as Choice, env GATEWAY_LOG_FORMAT, default "json";
+
+        /// Whether the metrics are served.
+        metrics_enabled: bool as Switch, env GATEWAY_METRICS_ENABLED, default "true";
+
+        /// Where the metrics are served.
+        metrics_path: String as Route, env GATEWAY_METRICS_PATH, default "/metrics";
+    }
+}

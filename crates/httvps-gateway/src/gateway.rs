@@ -1,0 +1,277 @@
+//! The gateway as a whole: start, serve, drain.
+
+use crate::accept::accept;
+use crate::backend::{BackendClient, BackendSettings, BackendSetupError};
+use crate::config::{Config, ListenAddr, ListenHost, UpstreamMode};
+use crate::context::{Context, Parts};
+use crate::http::serve_admin;
+use crate::metrics::{Limit, Metrics, ReloadResult};
+use crate::overload::{Overload, raise_descriptor_limit};
+use crate::registry::Order;
+use httvps_transport::socket::{self, Bind};
+use httvps_transport::tls::{CertError, CertSource, ReloadOutcome, ServerTls};
+use httvps_upstream::{Connector, Direct, EgressPolicy, Fake, SystemResolver};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Sessions closed in a second while draining: a small gateway is done at once, a large one takes
+/// the whole `drain_spread`.
+const CLOSES_PER_SECOND: f64 = 100.0;
+/// How long before the end of the drain time-out whoever is left is closed.
+const LAST_CLOSE: Duration = Duration::from_secs(3);
+
+/// Why a gateway does not start. `Display` names the setting and what is wrong with it.
+#[derive(Debug)]
+pub enum StartError {
+    /// The certificate or its key cannot be used.
+    Certificate(CertError),
+    /// The backend's settings do not work.
+    Backend(BackendSetupError),
+    /// A listener cannot be bound.
+    Bind {
+        /// The key of the setting.
+        key: &'static str,
+        /// The address as configured.
+        address: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Certificate(error) => write!(f, "tls_cert_path, tls_key_path: {error}"),
+            Self::Backend(error) => error.fmt(f),
+            Self::Bind { key, address, error } => {
+                write!(f, "{key}: cannot listen on {address}: {error}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// What a running gateway is told from outside. Clones are the same signals.
+#[derive(Clone, Default)]
+pub struct Signals {
+    /// Drain, then end.
+    pub drain: CancellationToken,
+    /// End at once.
+    pub stop: CancellationToken,
+    /// Read the certificate again.
+    pub reload: Arc<Notify>,
+}
+
+/// A gateway that listens and is ready to serve.
+pub struct Gateway {
+    context: Arc<Context>,
+    listener: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+/// Checks everything about a configuration that can be checked without serving: the certificate
+/// and its key, the backend's settings, the resolver.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    parts(config.clone()).map(drop)
+}
+
+fn parts(config: Config) -> Result<Parts, StartError> {
+    let metrics = Metrics::new();
+    let source = CertSource {
+        cert_path: config.tls_cert_path.clone(),
+        key_path: config.tls_key_path.clone(),
+    };
+    let tls = ServerTls::new(&source).map_err(StartError::Certificate)?;
+    let settings = BackendSettings {
+        base_url: config.backend_base_url.to_string(),
+        timeout: config.backend_timeout,
+        secret: config.backend_secret.clone(),
+        max_concurrent: config.backend_max_concurrent,
+        max_body: config.backend_max_body_bytes,
+        breaker_failures: config.backend_breaker_failures,
+        breaker_cooldown: config.backend_breaker_cooldown,
+        ca_path: config.backend_ca_path.clone(),
+    };
+    let backend = BackendClient::new(&settings, metrics.clone()).map_err(StartError::Backend)?;
+    let connector = connector(&config);
+    Ok(Parts { config, metrics, backend, connector, tls })
+}
+
+fn connector(config: &Config) -> Arc<dyn Connector> {
+    match config.upstream_mode {
+        UpstreamMode::Fake | UpstreamMode::Echo => Arc::new(Fake::echo()),
+        UpstreamMode::Blackhole => Arc::new(Fake::blackhole()),
+        UpstreamMode::Direct => {
+            let policy = EgressPolicy::new(config.egress_allow.clone());
+            Arc::new(Direct::new(policy, Arc::new(SystemResolver::from_system())))
+        }
+    }
+}
+
+impl Gateway {
+    /// Checks the configuration and binds the listeners. Must be called within a Tokio runtime.
+    pub async fn bind(config: Config) -> Result<Self, StartError> {
+        raise_descriptor_limit();
+        let parts = parts(config)?;
+        let listener = listen("listen_addr", &parts.config.listen_addr).await?;
+        let admin = match &parts.config.admin_addr {
+            Some(address) => Some(listen("admin_addr", address).await?),
+            None => None,
+        };
+        Ok(Self { context: Arc::new(Context::new(parts)), listener, admin })
+    }
+
+    /// Where the gateway listens.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Where the admin routes are served, when that is a listener of its own.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|admin| admin.local_addr().ok())
+    }
+
+    /// The gateway's metrics, to count what happens outside of it (panics, lost log lines).
+    pub fn metrics(&self) -> Metrics {
+        self.context.metrics.clone()
+    }
+
+    /// Serves until told to drain, drains, and ends within `drain_timeout`.
+    pub async fn run(self, signals: Signals) {
+        let Self { context, listener, admin } = self;
+        let overload = Overload::new(context.config.descriptor_reserve);
+        let accepting = signals.drain.child_token();
+        let helpers = CancellationToken::new();
+        if let Ok(address) = listener.local_addr() {
+            let upstream = context.connector.name();
+            tracing::info!(address = %address, upstream, "gateway_started");
+        }
+        spawn_helpers(&context, &overload, &signals, &helpers, admin);
+        let accept_loop = tokio::spawn(accept(context.clone(), listener, overload, accepting));
+        tokio::select! {
+            () = signals.drain.cancelled() => drain(&context, &signals).await,
+            () = signals.stop.cancelled() => {}
+        }
+        accept_loop.abort();
+        helpers.cancel();
+        tracing::info!("gateway_stopped");
+    }
+}
+
+async fn listen(key: &'static str, address: &ListenAddr) -> Result<TcpListener, StartError> {
+    let bound = match &address.host {
+        ListenHost::Any => socket::listen(Bind::Any(address.port)),
+        ListenHost::Ip(ip) => socket::listen(Bind::Address((*ip, address.port).into())),
+        ListenHost::Name(name) => listen_by_name(name, address.port).await,
+    };
+    bound.map_err(|error| StartError::Bind { key, address: address.to_string(), error })
+}
+
+async fn listen_by_name(name: &str, port: u16) -> std::io::Result<TcpListener> {
+    let mut addresses = tokio::net::lookup_host((name, port)).await?;
+    let Some(address) = addresses.next() else {
+        return Err(std::io::Error::other("the name has no address"));
+    };
+    socket::listen(Bind::Address(address))
+}
+
+fn spawn_helpers(
+    context: &Arc<Context>,
+    overload: &Arc<Overload>,
+    signals: &Signals,
+    helpers: &CancellationToken,
+    admin: Option<TcpListener>,
+) {
+    let config = &context.config;
+    if let Some(admin) = admin {
+        tokio::spawn(serve_admin(context.clone(), admin, helpers.clone()));
+    }
+    let memory =
+        overload.clone().watch_memory(config.memory_budget_bytes, config.memory_refuse_percent);
+    tokio::spawn(helpers.clone().run_until_cancelled_owned(memory));
+    let reload = watch_certificate(context.clone(), signals.reload.clone());
+    tokio::spawn(helpers.clone().run_until_cancelled_owned(reload));
+}
+
+/// Reads the certificate again when told to, and every so often; for ever. Sessions keep the one
+/// that they were greeted with, and a broken new one leaves the old in place.
+async fn watch_certificate(context: Arc<Context>, told: Arc<Notify>) {
+    let interval = context.config.tls_reload_interval;
+    let mut last_error = None;
+    loop {
+        let due = async {
+            if interval.is_zero() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(interval).await;
+        };
+        let is_told = tokio::select! {
+            () = told.notified() => true,
+            () = due => false,
+        };
+        let reloading = context.clone();
+        let outcome = tokio::task::spawn_blocking(move || reloading.tls.reload()).await;
+        match outcome {
+            Ok(Ok(ReloadOutcome::Unchanged)) => {
+                last_error = None;
+                if is_told {
+                    tracing::info!("certificate_unchanged");
+                }
+            }
+            Ok(Ok(_)) => {
+                last_error = None;
+                context.metrics.certificate_reloaded(ReloadResult::Replaced);
+                tracing::info!("certificate_reloaded");
+            }
+            Ok(Err(error)) => {
+                let error = error.to_string();
+                // A file that stays broken is one event, not one in every interval.
+                if is_told || last_error.as_ref() != Some(&error) {
+                    context.metrics.certificate_reloaded(ReloadResult::Failed);
+                    tracing::error!(error = error.as_str(), "certificate_reload_failed");
+                }
+                last_error = Some(error);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// Not ready → nobody new → clients told → closes spread out → whoever is left closed.
+async fn drain(context: &Arc<Context>, signals: &Signals) {
+    let start = Instant::now();
+    let sessions = context.registry.len();
+    tracing::info!(sessions, "drain_started");
+    context.start_draining();
+    context.tasks.close();
+    context.registry.order_all(Order::Announce);
+    let timeout = context.config.drain_timeout;
+    let spread = context
+        .config
+        .drain_spread
+        .min(Duration::from_secs_f64(sessions as f64 / CLOSES_PER_SECOND));
+    let orderly = async {
+        context.registry.order_spread(Order::Close, spread).await;
+        context.tasks.wait().await;
+    };
+    let last_close = timeout.saturating_sub(LAST_CLOSE.min(timeout / 2));
+    let is_done = tokio::select! {
+        () = orderly => true,
+        () = tokio::time::sleep(last_close) => false,
+        () = signals.stop.cancelled() => false,
+    };
+    if !is_done {
+        context.metrics.limit_hit(Limit::Drain);
+        context.registry.order_all(Order::CloseNow);
+        let left = (start + timeout).saturating_duration_since(Instant::now()).min(LAST_CLOSE);
+        let _ = tokio::time::timeout(left, context.tasks.wait()).await;
+    }
+    let cut_off = context.registry.len();
+    let seconds = start.elapsed().as_secs_f64();
+    tracing::info!(sessions, cut_off, duration_seconds = seconds, "drain_finished");
+}

@@ -1,0 +1,309 @@
+//! The closed sets of label values.
+
+use httvps_proto::{ErrorCode, StreamEnd};
+
+/// A closed set of values of one label.
+pub trait Label: Copy + Send + Sync + 'static {
+    /// The name of the label.
+    const NAME: &'static str;
+
+    /// Every value, in the order of the reference page.
+    fn tokens() -> Vec<&'static str>;
+
+    /// The place of this value in [`Label::tokens`].
+    fn index(self) -> usize;
+}
+
+macro_rules! labels {
+    ($(
+        $(#[doc = $set:literal])+
+        $type:ident, $label:literal {
+            $( $(#[doc = $doc:literal])+ $name:ident = $token:literal, )+
+        }
+    )+) => {$(
+        $(#[doc = $set])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $type { $( $(#[doc = $doc])+ $name, )+ }
+
+        impl $type {
+            /// All values, in the order of the reference page.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The value of the label.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $token,)+ }
+            }
+        }
+
+        impl Label for $type {
+            const NAME: &'static str = $label;
+
+            fn tokens() -> Vec<&'static str> {
+                Self::ALL.iter().map(|value| value.as_str()).collect()
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    )+};
+}
+
+labels! {
+    /// What became of a handshake that reached the backend's verdict.
+    HandshakeResult, "result" {
+        /// The device was let in.
+        Accepted = "accepted",
+        /// The device was refused.
+        Rejected = "rejected",
+        /// The backend failed, or the first message was no `hello`.
+        Error = "error",
+    }
+
+    /// Why a device was refused.
+    RefusalReason, "reason" {
+        /// The backend does not know the device.
+        DeviceNotFound = "device_not_found",
+        /// The user of the device has no subscription that is active.
+        NoActiveSubscription = "no_active_subscription",
+        /// The token is wrong.
+        InvalidToken = "invalid_token",
+        /// The token belongs to another device.
+        DeviceMismatch = "device_mismatch",
+        /// The gateway or the device has as many sessions as allowed.
+        SessionLimit = "session_limit",
+        /// The gateway has no memory or descriptor left for another session.
+        Overload = "overload",
+        /// Any other reason of the backend.
+        Other = "other",
+    }
+
+    /// Where a handshake ended that never came to a verdict.
+    HandshakePhase, "phase" {
+        /// In the TLS handshake.
+        Tls = "tls",
+        /// In the request headers or the upgrade.
+        Http = "http",
+        /// Before a whole, valid `hello`.
+        Hello = "hello",
+        /// While the backend was asked.
+        Verdict = "verdict",
+    }
+
+    /// Why a session ended.
+    SessionEnd, "reason" {
+        /// The client closed the WebSocket.
+        ClientClosed = "client_closed",
+        /// The connection broke.
+        Disconnected = "disconnected",
+        /// The client answered no ping.
+        KeepAlive = "keepalive",
+        /// The client took no byte for too long.
+        WriteTimeout = "write_timeout",
+        /// The client broke the rules of WebSocket.
+        ProtocolError = "protocol_error",
+        /// A message was larger than allowed.
+        MessageTooBig = "message_too_big",
+        /// The client caused too many errors.
+        ErrorFlood = "error_flood",
+        /// The gateway shuts down.
+        Drain = "drain",
+        /// TLS failed after the handshake.
+        TlsError = "tls_error",
+        /// The gateway itself failed.
+        Internal = "internal",
+    }
+
+    /// A limit that bit; each value is the key of the setting.
+    Limit, "limit" {
+        /// Streams of a session.
+        Streams = "max_streams_per_session",
+        /// `stream_open` frames of a session.
+        StreamOpens = "max_stream_opens_per_second",
+        /// `error` frames that a client caused.
+        Errors = "max_errors_per_second",
+        /// Bytes of a `stream_id`.
+        StreamId = "max_stream_id_bytes",
+        /// Bytes of a `device_id`.
+        DeviceId = "max_device_id_bytes",
+        /// Bytes of a `token`.
+        Token = "max_token_bytes",
+        /// Sessions in all.
+        Sessions = "max_sessions",
+        /// Sessions of a device.
+        SessionsPerDevice = "max_sessions_per_device",
+        /// Time from accept to the verdict.
+        HandshakeTimeout = "handshake_timeout",
+        /// Time of the TLS handshake.
+        TlsHandshakeTimeout = "tls_handshake_timeout",
+        /// Time of the request headers.
+        HeaderTimeout = "header_timeout",
+        /// Bytes of the request headers.
+        HeaderBytes = "max_header_bytes",
+        /// Header fields.
+        Headers = "max_headers",
+        /// Half-open connections in all.
+        Handshakes = "max_handshakes",
+        /// Half-open connections of an address.
+        HandshakesPerSource = "max_handshakes_per_source",
+        /// Origins that are not let in.
+        Origins = "allowed_origins",
+        /// Bytes of a message before the verdict.
+        MessageBeforeAuth = "max_message_bytes_before_auth",
+        /// Bytes of a message.
+        Message = "max_message_bytes",
+        /// Fragments of a message.
+        Fragments = "max_message_fragments",
+        /// Bytes that wait for a client.
+        SessionQueue = "max_session_queue_bytes",
+        /// Bytes of a stream that wait for the client.
+        StreamQueue = "max_stream_queue_bytes",
+        /// Time in which a client takes no byte.
+        Write = "write_timeout",
+        /// Pings without an answer.
+        KeepAlive = "keepalive_max_missed",
+        /// Time to open an upstream.
+        Dial = "dial_timeout",
+        /// Time in which no byte moves on a stream.
+        StreamIdle = "stream_idle_timeout",
+        /// Time in which a target takes no byte.
+        StreamStall = "stream_stall_timeout",
+        /// Time of a backend request.
+        BackendTimeout = "backend_timeout",
+        /// Backend requests at once.
+        BackendConcurrent = "backend_max_concurrent",
+        /// Bytes of a backend answer.
+        BackendBody = "backend_max_body_bytes",
+        /// Failed backend requests in a row.
+        BackendBreaker = "backend_breaker_failures",
+        /// Share of the memory budget.
+        Memory = "memory_refuse_percent",
+        /// Descriptors kept free.
+        Descriptors = "descriptor_reserve",
+        /// Time of a drain.
+        Drain = "drain_timeout",
+    }
+
+    /// What came of a reload of the certificate.
+    ReloadResult, "result" {
+        /// The new certificate is in use.
+        Replaced = "replaced",
+        /// The new certificate could not be used; the old one stays.
+        Failed = "failed",
+    }
+}
+
+impl RefusalReason {
+    /// The value for a reason of the backend; those outside the set are `other`.
+    pub fn from_token(token: &str) -> Self {
+        Self::ALL.iter().copied().find(|reason| reason.as_str() == token).unwrap_or(Self::Other)
+    }
+}
+
+impl Label for StreamEnd {
+    const NAME: &'static str = "reason";
+
+    fn tokens() -> Vec<&'static str> {
+        Self::ALL.iter().map(|end| end.as_str()).collect()
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// The code of an `error` frame that a client caused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientErrorCode(ErrorCode);
+
+impl From<ErrorCode> for ClientErrorCode {
+    fn from(code: ErrorCode) -> Self {
+        Self(code)
+    }
+}
+
+impl Label for ClientErrorCode {
+    const NAME: &'static str = "code";
+
+    fn tokens() -> Vec<&'static str> {
+        ErrorCode::ALL.iter().map(|code| code.as_str()).collect()
+    }
+
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The code of a failed backend request: one of
+/// [`BackendError::CODES`](crate::backend::BackendError::CODES).
+#[derive(Debug, Clone, Copy)]
+pub struct BackendErrorCode(usize);
+
+impl BackendErrorCode {
+    /// The code that a token names.
+    pub fn from_token(token: &str) -> Option<Self> {
+        crate::backend::BackendError::CODES.iter().position(|code| *code == token).map(Self)
+    }
+}
+
+impl Label for BackendErrorCode {
+    const NAME: &'static str = "code";
+
+    fn tokens() -> Vec<&'static str> {
+        crate::backend::BackendError::CODES.to_vec()
+    }
+
+    fn index(self) -> usize {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<L: Label>(values: impl IntoIterator<Item = (L, &'static str)>) {
+        let tokens = L::tokens();
+        let mut seen = 0;
+        for (value, token) in values {
+            assert_eq!(tokens[value.index()], token);
+            seen += 1;
+        }
+        assert_eq!(seen, tokens.len());
+        let mut distinct = tokens.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), tokens.len());
+        let spelled = |token: &&str| token.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+        assert!(tokens.iter().all(spelled), "{tokens:?}");
+    }
+
+    #[test]
+    fn every_value_finds_its_own_place() {
+        check(HandshakeResult::ALL.iter().map(|v| (*v, v.as_str())));
+        check(RefusalReason::ALL.iter().map(|v| (*v, v.as_str())));
+        check(HandshakePhase::ALL.iter().map(|v| (*v, v.as_str())));
+        check(SessionEnd::ALL.iter().map(|v| (*v, v.as_str())));
+        check(Limit::ALL.iter().map(|v| (*v, v.as_str())));
+        check(ReloadResult::ALL.iter().map(|v| (*v, v.as_str())));
+        check(StreamEnd::ALL.iter().map(|v| (*v, v.as_str())));
+        check(ErrorCode::ALL.iter().map(|v| (ClientErrorCode::from(*v), v.as_str())));
+        let code = |token| (BackendErrorCode::from_token(token).unwrap(), token);
+        check(crate::backend::BackendError::CODES.into_iter().map(code));
+    }
+
+    #[test]
+    fn every_limit_is_a_setting() {
+        for limit in Limit::ALL {
+            let is_setting = crate::config::SETTINGS.iter().any(|s| s.key == limit.as_str());
+            assert!(is_setting, "{}", limit.as_str());
+        }
+    }
+
+    #[test]
+    fn an_unknown_reason_is_other() {
+        assert_eq!(RefusalReason::from_token("invalid_token"), RefusalReason::InvalidToken);
+        assert_eq!(RefusalReason::from_token("x\"} 1\n"), RefusalReason::Other);
+        assert!(BackendErrorCode::from_token("new").is_none());
+    }
+}

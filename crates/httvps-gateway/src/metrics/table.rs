@@ -1,0 +1,111 @@
+//! The table of all metrics of the gateway.
+
+use super::instrument::{Build, Counts, Instrument};
+use super::labels::{
+    BackendErrorCode, ClientErrorCode, HandshakePhase, HandshakeResult, Limit, RefusalReason,
+    ReloadResult, SessionEnd,
+};
+use httvps_proto::StreamEnd;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// What the reference page says of one metric.
+pub(super) struct Family {
+    /// The name as it is served in the classic format.
+    pub(super) name: &'static str,
+    pub(super) kind: &'static str,
+    pub(super) help: &'static str,
+    pub(super) label: fn() -> Option<(&'static str, Vec<&'static str>)>,
+}
+
+impl Family {
+    pub(super) fn description(&self) -> String {
+        sentence(self.help) + "."
+    }
+}
+
+/// The help as one line, without its last full stop, which the encoder adds.
+fn sentence(help: &str) -> String {
+    let line = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.trim_end_matches('.').to_owned()
+}
+
+macro_rules! families {
+    ($( $(#[doc = $doc:literal])+ $field:ident: $type:ty = $name:literal; )+) => {
+        /// The metrics of one gateway. Handles may be cloned; clones count together.
+        #[derive(Debug)]
+        pub struct Families {
+            $( $(#[doc = $doc])+ pub $field: $type, )+
+        }
+
+        pub(super) static FAMILIES: &[Family] = &[$(
+            Family {
+                name: $name,
+                kind: <$type as Instrument>::TYPE,
+                help: concat!($($doc,)+),
+                label: <$type as Instrument>::label,
+            },
+        )+];
+
+        impl Families {
+            /// Makes all metrics and puts them into the registry, in the order of the table.
+            pub(super) fn register(registry: &mut Registry) -> Self {
+                let families = Self { $( $field: <$type as Instrument>::create(), )+ };
+                $(
+                    let name = $name.trim_end_matches(<$type as Instrument>::SUFFIX);
+                    registry.register(name, sentence(concat!($($doc,)+)), families.$field.handle());
+                )+
+                families
+            }
+        }
+    };
+}
+
+families! {
+    /// Sessions that are authenticated and open.
+    active_sessions: Gauge = "httvps_gateway_active_sessions";
+    /// Streams that are open.
+    active_streams: Gauge = "httvps_gateway_active_streams";
+    /// Handshakes that came to a verdict, by what became of them.
+    handshakes: Counts<HandshakeResult> = "httvps_gateway_handshakes_total";
+    /// Time from accept to the verdict in seconds.
+    handshake_duration: Histogram = "httvps_gateway_handshake_duration_seconds";
+    /// Failed backend requests, by what went wrong.
+    backend_errors: Counts<BackendErrorCode> = "httvps_gateway_backend_errors_total";
+    /// Payload bytes from clients.
+    bytes_in: Counter = "httvps_gateway_bytes_in_total";
+    /// Payload bytes to clients.
+    bytes_out: Counter = "httvps_gateway_bytes_out_total";
+    /// Devices that were refused, by reason; a subset of the rejected handshakes' causes.
+    refusals: Counts<RefusalReason> = "httvps_gateway_refusals_total";
+    /// Connections that ended before a verdict, by how far they had come.
+    handshake_failures: Counts<HandshakePhase> = "httvps_gateway_handshake_failures_total";
+    /// Time of a backend request in seconds.
+    backend_request_duration: Histogram = "httvps_gateway_backend_request_duration_seconds";
+    /// Streams that were opened.
+    streams: Counter = "httvps_gateway_streams_total";
+    /// Streams that ended, by reason.
+    stream_ends: Counts<StreamEnd> = "httvps_gateway_stream_ends_total";
+    /// Sessions that ended, by reason.
+    session_ends: Counts<SessionEnd> = "httvps_gateway_session_ends_total";
+    /// How often a limit bit, by the key of its setting.
+    limits_hit: Counts<Limit> = "httvps_gateway_limits_hit_total";
+    /// Error frames that clients caused, by code.
+    client_errors: Counts<ClientErrorCode> = "httvps_gateway_client_errors_total";
+    /// Connections that were accepted.
+    connections: Counter = "httvps_gateway_connections_total";
+    /// Connections that are open, with or without a session.
+    open_connections: Gauge = "httvps_gateway_open_connections";
+    /// Reloads of the certificate, by result.
+    certificate_reloads: Counts<ReloadResult> = "httvps_gateway_certificate_reloads_total";
+    /// Panics that were caught.
+    panics: Counter = "httvps_gateway_panics_total";
+    /// Whether the gateway is shutting down: 0 or 1.
+    draining: Gauge = "httvps_gateway_draining";
+    /// Log lines that were lost because standard output did not keep up.
+    log_lines_dropped: Counter = "httvps_gateway_log_lines_dropped_total";
+    /// The version of the gateway, in a label; always 1.
+    build: Build = "httvps_gateway_build_info";
+}

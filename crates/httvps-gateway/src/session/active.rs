@@ -1,0 +1,670 @@
+//! An authenticated session at work.
+
+use super::ClientLink;
+use super::closing::close;
+use super::ready::Ready;
+use super::relay::{Relay, Sink, Turn};
+use crate::context::Context as Gateway;
+use crate::metrics::{ClientErrorCode, Limit, Metrics, OpenConnection, SessionEnd};
+use crate::registry::{Order, Place};
+use httvps_mux::{LinkError, LinkOutbox};
+use httvps_proto::{
+    Bucket, CloseCause, ErrorCode, Input, Session, StreamEnd, StreamKey, StreamRefusal, Target,
+};
+use httvps_transport::ws::codec::Violation;
+use httvps_transport::ws::{self, CloseCode, Event, Kind};
+use httvps_upstream::OpenRequest;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::time::Sleep;
+
+/// Messages and stream turns that one poll handles before other tasks get the processor.
+const POLL_BUDGET: usize = 64;
+/// Room for answers (pongs, errors, closes) above the bound on queued payload, in bytes.
+const ANSWER_ROOM: usize = 64 * 1024;
+/// Log lines about errors of one client, a second and at once.
+const LOG_RATE: u32 = 2;
+const LOG_BURST: u32 = 20;
+
+thread_local! {
+    /// Where payloads are decoded; used within one poll only, so one per worker is enough.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A session with its link, its streams and its timers.
+///
+/// Bounds, per session: queued towards the client `max_session_queue_bytes` plus one payload and
+/// 64 KiB of answers; waiting for upstreams `max_stream_queue_bytes` a stream and
+/// `max_session_queue_bytes` in all, plus one message.
+pub(super) struct Active {
+    gateway: Arc<Gateway>,
+    link: ClientLink,
+    session: Session,
+    place: Place,
+    device_id: Arc<str>,
+    session_id: Arc<str>,
+    started: Instant,
+    relays: Relays,
+    counted: Counted,
+    ready: Arc<Ready>,
+    /// Streams with something to do, in the order of their turns.
+    turns: VecDeque<StreamKey>,
+    /// Streams that wait for room towards the client.
+    without_room: VecDeque<StreamKey>,
+    /// Cost of closed streams whose last bytes are still being delivered.
+    delivering: Arc<AtomicUsize>,
+    traffic: Traffic,
+    log_budget: Bucket,
+    is_announced: bool,
+    timer: Pin<Box<Sleep>>,
+    timer_at: Instant,
+    /// When streams are next looked at for having been idle or stalled.
+    sweep_at: Option<Instant>,
+}
+
+/// Payload bytes and streams of the session, for its last log line.
+#[derive(Default)]
+struct Traffic {
+    bytes_in: u64,
+    bytes_out: u64,
+    streams: u64,
+}
+
+impl Active {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        link: ClientLink,
+        session: Session,
+        place: Place,
+        (device_id, session_id): (Arc<str>, Arc<str>),
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            link,
+            session,
+            place,
+            device_id,
+            session_id,
+            started: now,
+            relays: Relays::new(gateway.metrics.clone()),
+            counted: Counted::new(gateway.metrics.clone()),
+            ready: Arc::default(),
+            turns: VecDeque::new(),
+            without_room: VecDeque::new(),
+            delivering: Arc::default(),
+            traffic: Traffic::default(),
+            log_budget: Bucket::new(LOG_RATE, LOG_BURST, now),
+            is_announced: false,
+            timer: Box::pin(tokio::time::sleep_until(now.into())),
+            timer_at: now,
+            sweep_at: None,
+            gateway,
+        }
+    }
+
+    /// Runs the session to its end, then closes the connection so that the client reads why.
+    pub(super) async fn run(mut self: Box<Self>, connection: OpenConnection) {
+        let end = poll_fn(|cx| self.poll(cx)).await;
+        self.end_streams(end == SessionEnd::ClientClosed);
+        match end {
+            SessionEnd::Drain => {
+                self.link.queue_close(CloseCode::RESTART.get(), "the gateway is draining")
+            }
+            SessionEnd::KeepAlive => {
+                self.link.queue_close(CloseCode::GOING_AWAY.get(), "no sign of life")
+            }
+            SessionEnd::ErrorFlood => {
+                self.link.queue_close(CloseCode::POLICY.get(), CloseCause::ErrorFlood.words());
+            }
+            _ => {}
+        }
+        tracing::info!(
+            device_id = &*self.device_id,
+            session_id = &*self.session_id,
+            reason = end.as_str(),
+            duration_seconds = self.started.elapsed().as_secs_f64(),
+            bytes_in = self.traffic.bytes_in,
+            bytes_out = self.traffic.bytes_out,
+            streams = self.traffic.streams,
+            "session_ended"
+        );
+        self.gateway.metrics.session_ended(end);
+        let Self { link, place, relays, counted, .. } = *self;
+        // The session is over; the rest is only good manners towards its connection.
+        drop((place, relays, counted));
+        close(link).await;
+        drop(connection);
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SessionEnd> {
+        // Registered before anything is looked at, so that no wake-up falls between.
+        self.ready.register(cx.waker());
+        let order = self.place.control.poll_order(cx.waker());
+        let mut budget = POLL_BUDGET;
+        loop {
+            let now = Instant::now();
+            if let Err(end) = self.follow(order) {
+                return Poll::Ready(end);
+            }
+            let has_moved = match self.poll_once(cx, now, &mut budget) {
+                Ok(has_moved) => has_moved,
+                Err(end) => return Poll::Ready(end),
+            };
+            if budget == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if has_moved {
+                continue;
+            }
+            match self.poll_timer(cx, now) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Does what the gateway told all sessions to do.
+    fn follow(&mut self, order: Order) -> Result<(), SessionEnd> {
+        if order >= Order::Announce && !self.is_announced {
+            self.is_announced = true;
+            self.session.go_away(self.gateway.config.drain_timeout, &mut self.link.outbox());
+        }
+        let may_stay = self.session.may_outlive_drain() && self.session.stream_count() > 0;
+        match order {
+            Order::CloseNow => Err(SessionEnd::Drain),
+            Order::Close if !may_stay => Err(SessionEnd::Drain),
+            _ => Ok(()),
+        }
+    }
+
+    /// One round: streams, flush, messages. True when something moved.
+    fn poll_once(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        budget: &mut usize,
+    ) -> Result<bool, SessionEnd> {
+        let mut has_moved = self.poll_streams(now, budget);
+        let queued = self.link.queued();
+        if let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now) {
+            return Err(self.end_of_link(&error));
+        }
+        if self.link.queued() < queued {
+            has_moved |= self.readmit();
+        }
+        while *budget > 0 && self.may_read() {
+            let event = match self.link.poll_recv(cx, now) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(event)) => event,
+                Poll::Ready(Err(error)) => return Err(self.end_of_link(&error)),
+            };
+            *budget -= 1;
+            has_moved = true;
+            match event {
+                Event::Message(kind) => self.handle_message(kind, now)?,
+                Event::Ping | Event::Pong => {}
+                Event::Close { .. } => return Err(SessionEnd::ClientClosed),
+            }
+        }
+        Ok(has_moved)
+    }
+
+    /// Whether another message may be taken: not while answers pile up, nor while upstreams have
+    /// more waiting for them than they may.
+    fn may_read(&self) -> bool {
+        let config = &self.gateway.config;
+        self.link.queued() < config.max_session_queue_bytes + ANSWER_ROOM
+            && self.relays.pending < config.max_session_queue_bytes
+            && self.relays.full == 0
+            && self.delivering.load(Ordering::Acquire) < config.max_session_queue_bytes
+    }
+
+    /// Gives the streams that waited for room a turn, once there is some again.
+    fn readmit(&mut self) -> bool {
+        let has_room = self.link.queued() <= self.gateway.config.max_session_queue_bytes / 2;
+        if !has_room || self.without_room.is_empty() {
+            return false;
+        }
+        while let Some(stream) = self.without_room.pop_front() {
+            if let Some(relay) = self.relays.get_mut(stream) {
+                relay.waits_for_room = false;
+            }
+            self.turns.push_back(stream);
+        }
+        true
+    }
+
+    fn wait_for_room(&mut self, stream: StreamKey) {
+        if let Some(relay) = self.relays.get_mut(stream)
+            && !std::mem::replace(&mut relay.waits_for_room, true)
+        {
+            if self.without_room.is_empty() {
+                self.gateway.metrics.limit_hit(Limit::SessionQueue);
+            }
+            self.without_room.push_back(stream);
+        }
+    }
+
+    fn poll_streams(&mut self, now: Instant, budget: &mut usize) -> bool {
+        self.ready.take(&mut self.turns);
+        let mut has_moved = false;
+        for _ in 0..self.turns.len() {
+            let Some(stream) = self.turns.pop_front() else { break };
+            if *budget == 0 {
+                self.turns.push_front(stream);
+                break;
+            }
+            *budget -= 1;
+            let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
+            match turn {
+                None | Some(Turn::Waiting) => {}
+                Some(Turn::More) => self.turns.push_back(stream),
+                Some(Turn::NoRoom) => self.wait_for_room(stream),
+                Some(Turn::Ended(end)) => self.end_stream(stream, end),
+            }
+            has_moved = true;
+        }
+        has_moved
+    }
+
+    /// Lends a stream's relay out together with the way to the client, and keeps the count of
+    /// waiting bytes right.
+    fn with_relay<R>(
+        &mut self,
+        stream: StreamKey,
+        f: impl FnOnce(&mut Relay, &mut ClientSink<'_>) -> R,
+    ) -> Option<R> {
+        let limit = self.gateway.config.max_session_queue_bytes;
+        let relay = self.relays.table.get_mut(stream.index())?.as_mut()?;
+        let before = relay.pending_cost();
+        let mut sink = ClientSink {
+            stream,
+            has_room: self.link.queued() < limit,
+            limit,
+            link: &mut self.link,
+            session: &mut self.session,
+            sent: 0,
+        };
+        let result = f(relay, &mut sink);
+        let sent = sink.sent;
+        let after = relay.pending_cost();
+        self.relays.recount(before, after, self.gateway.config.max_stream_queue_bytes);
+        if sent > 0 {
+            self.traffic.bytes_out += sent;
+            self.gateway.metrics.bytes_out.inc_by(sent);
+        }
+        if after > before {
+            let stall = self.gateway.config.stream_stall_timeout;
+            self.sweep_by((!stall.is_zero()).then(|| Instant::now() + stall));
+        }
+        Some(result)
+    }
+
+    fn handle_message(&mut self, kind: Kind, now: Instant) -> Result<(), SessionEnd> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let (message, mut out) = self.link.message();
+            let input = match kind {
+                Kind::Text => self.session.handle_text(now, message, scratch, &mut out),
+                Kind::Binary => self.session.handle_binary(now, &mut out),
+            };
+            match input {
+                Input::Nothing | Input::Hello(_) => Ok(()),
+                Input::Data { stream, data } => {
+                    let len = data.len();
+                    // The payload is at the front of the scratch buffer; taken from there it does
+                    // not keep the link borrowed, which an echo writes to.
+                    self.handle_data(stream, &scratch[..len], now);
+                    Ok(())
+                }
+                Input::Open { stream, target } => {
+                    let target = target.map(Cow::into_owned);
+                    self.open_stream(stream, target.as_deref(), now)
+                }
+                Input::Close { stream } => {
+                    self.close_stream(stream, true);
+                    Ok(())
+                }
+                Input::Refused { code, refusal } => {
+                    self.note_refusal(code, refusal);
+                    Ok(())
+                }
+                Input::Fatal(cause) => Err(self.end_of_flood(cause)),
+            }
+        })
+    }
+
+    fn handle_data(&mut self, stream: StreamKey, data: &[u8], now: Instant) {
+        self.traffic.bytes_in += data.len() as u64;
+        self.gateway.metrics.bytes_in.inc_by(data.len() as u64);
+        self.with_relay(stream, |relay, sink| relay.handle_data(data, now, sink));
+    }
+
+    fn note_refusal(&mut self, code: ErrorCode, refusal: Option<StreamRefusal>) {
+        self.gateway.metrics.client_error(ClientErrorCode::from(code));
+        match refusal {
+            Some(StreamRefusal::Limit) => self.gateway.metrics.limit_hit(Limit::Streams),
+            Some(StreamRefusal::OpenRate) => self.gateway.metrics.limit_hit(Limit::StreamOpens),
+            Some(StreamRefusal::IdTooLong) => self.gateway.metrics.limit_hit(Limit::StreamId),
+            Some(StreamRefusal::Duplicate | StreamRefusal::Unknown) | None => {}
+        }
+        self.log_error(code, None, refusal.map(StreamRefusal::as_str));
+    }
+
+    fn end_of_flood(&self, cause: CloseCause) -> SessionEnd {
+        debug_assert_eq!(cause, CloseCause::ErrorFlood, "the hello is long over");
+        self.gateway.metrics.limit_hit(Limit::Errors);
+        SessionEnd::ErrorFlood
+    }
+
+    fn open_stream(
+        &mut self,
+        stream: StreamKey,
+        target: Option<&str>,
+        now: Instant,
+    ) -> Result<(), SessionEnd> {
+        let target = match target.filter(|_| self.gateway.connector.uses_target()) {
+            None => None,
+            Some(text) => match Target::parse(text) {
+                Ok(target) => Some(target),
+                Err(error) => {
+                    let words = error.to_string();
+                    let mut out = self.link.outbox();
+                    let refused = self.session.refuse_target(now, stream, &words, &mut out);
+                    if let Input::Fatal(cause) = refused {
+                        return Err(self.end_of_flood(cause));
+                    }
+                    self.note_refusal(ErrorCode::BadStream, None);
+                    return Ok(());
+                }
+            },
+        };
+        let deadline = self.gateway.config.dial_timeout;
+        let dial = self.gateway.connector.connect(OpenRequest { target, deadline });
+        self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
+        self.traffic.streams += 1;
+        self.gateway.metrics.stream_opened();
+        let idle = self.gateway.config.stream_idle_timeout;
+        self.sweep_by((!idle.is_zero()).then(|| now + idle));
+        // The test upstreams stand at once; a dial has to be polled once to begin.
+        let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
+        match turn {
+            Some(Turn::Ended(end)) => self.end_stream(stream, end),
+            Some(Turn::More) => self.turns.push_back(stream),
+            Some(Turn::NoRoom) => self.wait_for_room(stream),
+            Some(Turn::Waiting) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Logs an error that the client was told of; no more than [`LOG_RATE`] a second, since the
+    /// client decides how many there are. The metrics count them all.
+    fn log_error(&mut self, code: ErrorCode, stream_id: Option<&str>, reason: Option<&str>) {
+        if !self.log_budget.try_take(Instant::now()) {
+            return;
+        }
+        let (device_id, session_id) = (&*self.device_id, &*self.session_id);
+        if code == ErrorCode::StreamError {
+            tracing::info!(device_id, session_id, stream_id, reason, "stream_error");
+        } else {
+            let code = code.as_str();
+            tracing::info!(device_id, session_id, code, stream_id, reason, "frame_error");
+        }
+    }
+
+    /// Ends a stream from our side and tells the client.
+    fn end_stream(&mut self, stream: StreamKey, end: StreamEnd) {
+        if end != StreamEnd::Eof {
+            let id = self.session.stream_id(stream).map(Box::<str>::from);
+            self.log_error(ErrorCode::StreamError, id.as_deref(), Some(end.as_str()));
+        }
+        self.session.end(stream, end, &mut self.link.outbox());
+        self.gateway.metrics.stream_ended(end);
+        match end {
+            StreamEnd::Stalled => self.gateway.metrics.limit_hit(Limit::StreamStall),
+            StreamEnd::Idle => self.gateway.metrics.limit_hit(Limit::StreamIdle),
+            StreamEnd::Timeout => self.gateway.metrics.limit_hit(Limit::Dial),
+            _ => {}
+        }
+        // What the client sent before the target finished is still the target's.
+        self.free(stream, end == StreamEnd::Eof);
+    }
+
+    /// Frees a stream that the client closed.
+    fn close_stream(&mut self, stream: StreamKey, deliver: bool) {
+        self.gateway.metrics.stream_ended(StreamEnd::ClientClosed);
+        self.free(stream, deliver);
+    }
+
+    /// Takes a stream's relay out of the table; bytes that its upstream has not taken yet are
+    /// delivered by a task of their own, which counts against the session until it is done.
+    fn free(&mut self, stream: StreamKey, deliver: bool) {
+        let config = &self.gateway.config;
+        let Some(mut relay) = self.relays.remove(stream, config.max_stream_queue_bytes) else {
+            return;
+        };
+        if !deliver {
+            relay.reset();
+            return;
+        }
+        if relay.has_unsent() {
+            let cost = relay.pending_cost();
+            self.delivering.fetch_add(cost, Ordering::AcqRel);
+            let (delivering, ready) = (self.delivering.clone(), self.ready.clone());
+            let stall = config.stream_stall_timeout;
+            self.gateway.tasks.spawn(async move {
+                relay.deliver(stall).await;
+                delivering.fetch_sub(cost, Ordering::AcqRel);
+                ready.wake_session();
+            });
+        }
+    }
+
+    /// The session is over: frees every stream.
+    fn end_streams(&mut self, deliver: bool) {
+        let streams: Vec<_> = self.relays.keys().collect();
+        for stream in streams {
+            self.gateway.metrics.stream_ended(StreamEnd::SessionEnded);
+            self.free(stream, deliver);
+        }
+    }
+
+    fn sweep_by(&mut self, at: Option<Instant>) {
+        if let Some(at) = at
+            && self.sweep_at.is_none_or(|sweep| at < sweep)
+        {
+            self.sweep_at = Some(at);
+        }
+    }
+
+    /// Ends the streams that have been idle or stalled for too long.
+    fn sweep(&mut self, now: Instant) {
+        let (stall, idle) =
+            (self.gateway.config.stream_stall_timeout, self.gateway.config.stream_idle_timeout);
+        self.sweep_at = None;
+        let streams: Vec<_> = self.relays.keys().collect();
+        for stream in streams {
+            let deadline = self.relays.get(stream).and_then(|relay| relay.deadline(stall, idle));
+            match deadline {
+                Some((at, end)) if at <= now => self.end_stream(stream, end),
+                Some((at, _)) => self.sweep_by(Some(at)),
+                None => {}
+            }
+        }
+    }
+
+    /// Pending until the next deadline; ready when one was handled and there may be more to do.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), SessionEnd>> {
+        if self.sweep_at.is_some_and(|at| at <= now) {
+            self.sweep(now);
+            return Poll::Ready(Ok(()));
+        }
+        let link_at = self.link.poll_timeout();
+        if link_at.is_some_and(|at| at <= now) {
+            return match self.link.handle_timeout(now) {
+                Ok(()) => Poll::Ready(Ok(())),
+                Err(error) => Poll::Ready(Err(self.end_of_link(&error))),
+            };
+        }
+        let next = match (link_at, self.sweep_at) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(at), None) | (None, Some(at)) => at,
+            (None, None) => return Poll::Pending,
+        };
+        // A timer that fires early is cheap, moving one on every message is not: it is moved only
+        // when it would fire too late or has fired.
+        if next < self.timer_at || self.timer_at <= now {
+            self.timer.as_mut().reset(next.into());
+            self.timer_at = next;
+        }
+        self.timer.as_mut().poll(cx).map(|()| {
+            self.timer_at = now;
+            Ok(())
+        })
+    }
+
+    fn end_of_link(&self, error: &LinkError) -> SessionEnd {
+        let end = match error {
+            LinkError::KeepAlive => SessionEnd::KeepAlive,
+            LinkError::WriteTimeout => SessionEnd::WriteTimeout,
+            LinkError::WebSocket(ws::Error::Io(error)) if is_tls(error) => SessionEnd::TlsError,
+            LinkError::WebSocket(ws::Error::Disconnected | ws::Error::Io(_)) => {
+                SessionEnd::Disconnected
+            }
+            LinkError::WebSocket(ws::Error::Protocol { violation, .. }) => match violation {
+                Violation::MessageTooBig => SessionEnd::MessageTooBig,
+                Violation::TooManyFragments => {
+                    self.gateway.metrics.limit_hit(Limit::Fragments);
+                    SessionEnd::ProtocolError
+                }
+                _ => SessionEnd::ProtocolError,
+            },
+        };
+        match end {
+            SessionEnd::KeepAlive => self.gateway.metrics.limit_hit(Limit::KeepAlive),
+            SessionEnd::WriteTimeout => self.gateway.metrics.limit_hit(Limit::Write),
+            SessionEnd::MessageTooBig => self.gateway.metrics.limit_hit(Limit::Message),
+            _ => {}
+        }
+        end
+    }
+}
+
+/// The TLS layer reports a peer that breaks TLS as invalid data.
+fn is_tls(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::InvalidData
+}
+
+/// Counts the session for as long as it is there, also when a panic unwinds its task.
+struct Counted(Metrics);
+
+impl Counted {
+    fn new(metrics: Metrics) -> Self {
+        metrics.active_sessions.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.active_sessions.dec();
+    }
+}
+
+/// The streams' relays, by key, and what waits in them.
+struct Relays {
+    metrics: Metrics,
+    table: Vec<Option<Box<Relay>>>,
+    /// Cost of everything that waits for an upstream.
+    pending: usize,
+    /// Streams at or above their own bound.
+    full: usize,
+}
+
+impl Drop for Relays {
+    fn drop(&mut self) {
+        for _ in self.keys() {
+            self.metrics.stream_ended(StreamEnd::SessionEnded);
+        }
+    }
+}
+
+impl Relays {
+    fn new(metrics: Metrics) -> Self {
+        Self { metrics, table: Vec::new(), pending: 0, full: 0 }
+    }
+
+    fn insert(&mut self, stream: StreamKey, relay: Relay) {
+        if self.table.len() <= stream.index() {
+            self.table.resize_with(stream.index() + 1, || None);
+        }
+        self.table[stream.index()] = Some(Box::new(relay));
+    }
+
+    fn get(&self, stream: StreamKey) -> Option<&Relay> {
+        self.table.get(stream.index())?.as_deref()
+    }
+
+    fn get_mut(&mut self, stream: StreamKey) -> Option<&mut Relay> {
+        self.table.get_mut(stream.index())?.as_deref_mut()
+    }
+
+    fn remove(&mut self, stream: StreamKey, max_stream: usize) -> Option<Relay> {
+        let relay = self.table.get_mut(stream.index())?.take()?;
+        self.recount(relay.pending_cost(), 0, max_stream);
+        while matches!(self.table.last(), Some(None)) {
+            self.table.pop();
+        }
+        Some(*relay)
+    }
+
+    fn recount(&mut self, before: usize, after: usize, max_stream: usize) {
+        let (was_full, is_full) = (before >= max_stream, after >= max_stream);
+        self.pending = self.pending + after - before;
+        self.full = self.full + usize::from(is_full) - usize::from(was_full);
+        if is_full && !was_full {
+            self.metrics.limit_hit(Limit::StreamQueue);
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = StreamKey> {
+        let table = self.table.iter().enumerate();
+        table.filter(|(_, relay)| relay.is_some()).map(|(index, _)| StreamKey(index as u32))
+    }
+}
+
+/// The way of one stream's payload to the client.
+struct ClientSink<'a> {
+    stream: StreamKey,
+    has_room: bool,
+    limit: usize,
+    link: &'a mut ClientLink,
+    session: &'a mut Session,
+    sent: u64,
+}
+
+impl Sink for ClientSink<'_> {
+    fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    fn send(&mut self, payload: &[u8]) {
+        let mut out: LinkOutbox<'_> = self.link.outbox();
+        if self.session.write(self.stream, payload, &mut out) {
+            self.sent += payload.len() as u64;
+        }
+        self.has_room = self.link.queued() < self.limit;
+    }
+
+    fn opened(&mut self) {
+        self.session.opened(self.stream, &mut self.link.outbox());
+    }
+}

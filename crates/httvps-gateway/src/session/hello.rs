@@ -1,0 +1,282 @@
+//! From an upgraded connection to an authenticated session, or to a refusal.
+
+use super::ClientLink;
+use super::active::Active;
+use super::closing::close;
+use crate::backend::ValidateDeviceResult;
+use crate::config::Secret;
+use crate::context::{Context as Gateway, HalfOpen};
+use crate::metrics::{
+    ClientErrorCode, HandshakePhase, HandshakeResult, Limit, OpenConnection, RefusalReason,
+};
+use crate::registry::{NoPlace, Order, Place};
+use httvps_mux::{Link, LinkError, LinkTiming};
+use httvps_proto::{CloseCause, ErrorCode, Input, Session, Verdict};
+use httvps_transport::tls::TlsStream;
+use httvps_transport::ws::codec::Violation;
+use httvps_transport::ws::{self, CloseCode, Event, Kind, WebSocket};
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+/// The device behind a `hello`, and what it brought.
+struct Applicant {
+    device_id: Arc<str>,
+    token: Secret,
+    client_version: Option<String>,
+    region: Option<String>,
+}
+
+/// What is known of a connection before it says `hello`.
+pub(crate) struct Arrival {
+    pub(crate) accepted: Instant,
+    /// The absolute end of the whole handshake; nothing that the client sends extends it.
+    pub(crate) deadline: Instant,
+    pub(crate) half_open: HalfOpen,
+    pub(crate) connection: OpenConnection,
+}
+
+/// Takes an upgraded connection through `hello` and the backend's verdict.
+pub(crate) async fn begin(
+    gateway: Arc<Gateway>,
+    ws: WebSocket<TlsStream<TcpStream>>,
+    arrival: Arrival,
+) {
+    let Arrival { accepted, deadline, half_open, connection } = arrival;
+    let config = &gateway.config;
+    let timing = LinkTiming {
+        keepalive_interval: config.keepalive_interval,
+        keepalive_max_missed: config.keepalive_max_missed,
+        write_timeout: config.write_timeout,
+    };
+    let mut link = Link::new(ws, timing, Instant::now());
+    let mut session = Session::new(gateway.limits.clone());
+    let hello = poll_fn(|cx| poll_hello(cx, &mut link, &mut session));
+    let applicant = match tokio::time::timeout_at(deadline.into(), hello).await {
+        Ok(Ok(applicant)) => applicant,
+        Ok(Err(failure)) => {
+            failure.note(&gateway);
+            return close(link).await;
+        }
+        Err(_) => {
+            gateway.metrics.handshake_failed(HandshakePhase::Hello);
+            gateway.metrics.limit_hit(Limit::HandshakeTimeout);
+            link.queue_close(CloseCode::POLICY.get(), "no hello in time");
+            return close(link).await;
+        }
+    };
+    // The backend's own time-out lies inside the deadline of the handshake.
+    let asking = gateway.backend.validate_device(&applicant.device_id, applicant.token.expose());
+    let answer = match tokio::time::timeout_at(deadline.into(), asking).await {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(error)) => Err(error.code()),
+        Err(_) => {
+            gateway.metrics.limit_hit(Limit::HandshakeTimeout);
+            Err("timeout")
+        }
+    };
+    let entry = Entry { gateway: &gateway, applicant: &applicant, accepted };
+    let Some((place, session_id)) = entry.decide(answer, &mut link, &mut session) else {
+        return close(link).await;
+    };
+    link.get_mut().set_limits(ws::Limits {
+        max_message: config.max_message_bytes,
+        max_fragments: config.max_message_fragments,
+        ..ws::Limits::default()
+    });
+    drop(half_open);
+    let device_id = applicant.device_id.clone();
+    drop(applicant);
+    let active =
+        Box::new(Active::new(gateway.clone(), link, session, place, (device_id, session_id)));
+    // A task of its own, so that the memory of the handshake is given back.
+    gateway.tasks.spawn(active.run(connection));
+}
+
+/// How a connection ended before its verdict.
+enum HelloFailure {
+    /// The client went away.
+    Gone,
+    /// The first message was not a valid `hello`.
+    Bad(CloseCause),
+    /// The client broke the rules of WebSocket, or sent more than it may before it is let in.
+    Broken(Violation),
+}
+
+impl HelloFailure {
+    fn note(&self, gateway: &Gateway) {
+        let limit = match self {
+            Self::Bad(CloseCause::DeviceIdTooLong) => Some(Limit::DeviceId),
+            Self::Bad(CloseCause::TokenTooLong) => Some(Limit::Token),
+            Self::Broken(Violation::MessageTooBig) => Some(Limit::MessageBeforeAuth),
+            Self::Broken(Violation::TooManyFragments) => Some(Limit::Fragments),
+            _ => None,
+        };
+        if let Some(limit) = limit {
+            gateway.metrics.limit_hit(limit);
+        }
+        if let Self::Bad(_) = self {
+            gateway.metrics.handshake(HandshakeResult::Error);
+            gateway.metrics.client_error(ClientErrorCode::from(ErrorCode::BadHello));
+        }
+        gateway.metrics.handshake_failed(HandshakePhase::Hello);
+    }
+}
+
+/// Reads the first message. RFC 6455 pings before it are answered; they do not count.
+fn poll_hello(
+    cx: &mut Context<'_>,
+    link: &mut ClientLink,
+    session: &mut Session,
+) -> Poll<Result<Applicant, HelloFailure>> {
+    loop {
+        let now = Instant::now();
+        let is_flushed = match link.poll_flush(cx, now) {
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(HelloFailure::Gone)),
+            Poll::Pending => false,
+        };
+        if !is_flushed {
+            return Poll::Pending;
+        }
+        match std::task::ready!(link.poll_recv(cx, now)) {
+            Ok(Event::Message(kind)) => return Poll::Ready(read_hello(kind, now, link, session)),
+            Ok(Event::Ping | Event::Pong) => {}
+            Err(LinkError::WebSocket(ws::Error::Protocol { violation, .. })) => {
+                return Poll::Ready(Err(HelloFailure::Broken(violation)));
+            }
+            Ok(Event::Close { .. }) | Err(_) => return Poll::Ready(Err(HelloFailure::Gone)),
+        }
+    }
+}
+
+fn read_hello(
+    kind: Kind,
+    now: Instant,
+    link: &mut ClientLink,
+    session: &mut Session,
+) -> Result<Applicant, HelloFailure> {
+    let mut scratch = Vec::new();
+    let (message, mut out) = link.message();
+    let input = match kind {
+        Kind::Text => session.handle_text(now, message, &mut scratch, &mut out),
+        Kind::Binary => session.handle_binary(now, &mut out),
+    };
+    let hello = match input {
+        Input::Hello(hello) => hello,
+        Input::Fatal(cause) => {
+            link.queue_close(CloseCode::POLICY.get(), cause.words());
+            return Err(HelloFailure::Bad(cause));
+        }
+        // A session that waits for its hello says nothing else.
+        _ => return Err(HelloFailure::Gone),
+    };
+    let applicant = Applicant {
+        device_id: (&*hello.device_id).into(),
+        token: Secret::new(hello.token.into_owned()),
+        client_version: hello.client_version.map(std::borrow::Cow::into_owned),
+        region: hello.region.map(std::borrow::Cow::into_owned),
+    };
+    // The token shall not live on in a buffer that the next connection gets.
+    link.message().0.fill(0);
+    Ok(applicant)
+}
+
+/// What is needed to answer a `hello`.
+struct Entry<'a> {
+    gateway: &'a Arc<Gateway>,
+    applicant: &'a Applicant,
+    accepted: Instant,
+}
+
+impl Entry<'_> {
+    /// Answers the client, counts and logs. Only a clear yes of the backend leads to a session.
+    fn decide(
+        &self,
+        answer: Result<ValidateDeviceResult, &'static str>,
+        link: &mut ClientLink,
+        session: &mut Session,
+    ) -> Option<(Place, Arc<str>)> {
+        let config = &self.gateway.config;
+        let result = match answer {
+            Ok(result) if result.allowed => result,
+            Ok(result) => {
+                let reason = result.reason.as_deref().filter(|r| !r.is_empty());
+                let reason = reason.unwrap_or("not_allowed");
+                let status = result.subscription_status.as_deref();
+                self.refuse(HandshakeResult::Rejected, reason, status, link, session);
+                return None;
+            }
+            Err(code) => {
+                tracing::warn!(device_id = &*self.applicant.device_id, code, "backend_error");
+                let reason = "backend_unavailable";
+                self.refuse(HandshakeResult::Error, reason, None, link, session);
+                return None;
+            }
+        };
+        let (max, per_device) = (config.max_sessions, config.max_sessions_per_device);
+        let place = match self.gateway.registry.enter(&self.applicant.device_id, max, per_device) {
+            Ok(place) => place,
+            Err(no_place) => {
+                self.gateway.metrics.limit_hit(match no_place {
+                    NoPlace::Sessions => Limit::Sessions,
+                    NoPlace::SessionsOfDevice => Limit::SessionsPerDevice,
+                });
+                self.refuse(HandshakeResult::Rejected, "session_limit", None, link, session);
+                return None;
+            }
+        };
+        if self.gateway.is_draining() {
+            // It came through while the others were being told.
+            place.control.give(Order::Close);
+        }
+        let session_id: Arc<str> = Uuid::new_v4().to_string().into();
+        let verdict = Verdict::Allowed {
+            session_id: &session_id,
+            subscription_status: result.subscription_status.as_deref(),
+        };
+        session.handle_verdict(Instant::now(), &verdict, &mut link.outbox());
+        self.count(HandshakeResult::Accepted);
+        tracing::info!(
+            device_id = &*self.applicant.device_id,
+            session_id = &*session_id,
+            user_id = result.user_id,
+            subscription_status = result.subscription_status,
+            client_version = self.applicant.client_version,
+            region = self.applicant.region,
+            "session_started"
+        );
+        Some((place, session_id))
+    }
+
+    fn refuse(
+        &self,
+        result: HandshakeResult,
+        reason: &str,
+        subscription_status: Option<&str>,
+        link: &mut ClientLink,
+        session: &mut Session,
+    ) {
+        let verdict = Verdict::Refused { reason, subscription_status };
+        session.handle_verdict(Instant::now(), &verdict, &mut link.outbox());
+        match result {
+            HandshakeResult::Error => {
+                link.queue_close(CloseCode::TRY_AGAIN.get(), "try again later")
+            }
+            _ => link.queue_close(CloseCode::POLICY.get(), "not allowed"),
+        }
+        self.count(result);
+        if result == HandshakeResult::Rejected {
+            self.gateway.metrics.refusal(RefusalReason::from_token(reason));
+            tracing::info!(device_id = &*self.applicant.device_id, reason, "handshake_rejected");
+        }
+    }
+
+    fn count(&self, result: HandshakeResult) {
+        self.gateway.metrics.handshake(result);
+        self.gateway.metrics.handshake_duration(self.accepted.elapsed());
+    }
+}

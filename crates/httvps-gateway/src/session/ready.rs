@@ -1,0 +1,102 @@
+//! Which streams of a session have something to do.
+
+use futures_util::task::AtomicWaker;
+use httvps_proto::StreamKey;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+
+/// Collects the streams whose upstream woke up, and wakes the session's task.
+///
+/// All upstreams of a session are polled by the session's one task; each gets a waker of its own
+/// so that the task knows which of them to look at.
+#[derive(Default)]
+pub(super) struct Ready {
+    streams: Mutex<Vec<StreamKey>>,
+    session: AtomicWaker,
+}
+
+impl Ready {
+    /// Registers the session's task; call before [`Self::take`], so that no wake-up is missed.
+    pub(super) fn register(&self, waker: &Waker) {
+        self.session.register(waker);
+    }
+
+    /// Appends the streams that woke up to `into`.
+    pub(super) fn take(&self, into: &mut impl Extend<StreamKey>) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        into.extend(streams.drain(..));
+        if streams.capacity() > 64 {
+            streams.shrink_to(0);
+        }
+    }
+
+    fn push(&self, stream: StreamKey) {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        self.session.wake();
+    }
+
+    /// Wakes the session's task without naming a stream.
+    pub(super) fn wake_session(&self) {
+        self.session.wake();
+    }
+}
+
+/// The waker of one stream.
+pub(super) struct StreamWaker {
+    ready: Arc<Ready>,
+    stream: StreamKey,
+    is_queued: AtomicBool,
+}
+
+impl StreamWaker {
+    pub(super) fn new(ready: &Arc<Ready>, stream: StreamKey) -> Arc<Self> {
+        Arc::new(Self { ready: ready.clone(), stream, is_queued: AtomicBool::new(false) })
+    }
+
+    /// Says that the stream is about to be polled: the next wake-up counts again.
+    pub(super) fn clear(&self) {
+        self.is_queued.store(false, Ordering::Release);
+    }
+
+    /// Puts the stream in the list unless it is there already.
+    pub(super) fn schedule(&self) {
+        if !self.is_queued.swap(true, Ordering::AcqRel) {
+            self.ready.push(self.stream);
+        }
+    }
+}
+
+impl Wake for StreamWaker {
+    fn wake(self: Arc<Self>) {
+        self.schedule();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.schedule();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_listed_once_until_it_is_polled() {
+        let ready = Arc::new(Ready::default());
+        let waker = StreamWaker::new(&ready, StreamKey(3));
+        let as_waker = Waker::from(waker.clone());
+        as_waker.wake_by_ref();
+        as_waker.wake_by_ref();
+        let mut list = Vec::new();
+        ready.take(&mut list);
+        assert_eq!(list, [StreamKey(3)]);
+        as_waker.wake_by_ref();
+        ready.take(&mut list);
+        assert_eq!(list.len(), 1, "still queued: not polled since");
+        waker.clear();
+        as_waker.wake();
+        ready.take(&mut list);
+        assert_eq!(list.len(), 2);
+    }
+}

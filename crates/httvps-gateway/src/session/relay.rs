@@ -1,0 +1,315 @@
+//! One stream: what the client sends goes to its upstream, what the upstream sends to the client.
+
+use super::pending::Pending;
+use super::ready::{Ready, StreamWaker};
+use httvps_proto::{StreamEnd, StreamKey};
+use httvps_upstream::{BoxFuture, ByteStream, ConnectError, Upstream, end_of_io_error};
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Payload bytes of one `stream_data` towards the client: small enough that another stream's frame
+/// gets in between, large enough that the frame's own cost does not show.
+const READ_CHUNK: usize = 16 * 1024;
+
+thread_local! {
+    /// Where upstreams are read into; used within one poll only, so one per worker is enough.
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into_boxed_slice());
+}
+
+/// A dial under way.
+pub(super) type Dial = BoxFuture<'static, Result<Upstream, ConnectError>>;
+
+/// One stream of a session.
+///
+/// ```text
+///            dialled                 target finished, failed, idle or stalled
+///  Dialing ──────────▶ Open(upstream) ──────────────────────────────────────▶ ended
+///     └── failed ────────────────────────────────────────────────────────────▶ ended
+/// ```
+/// Inbound bytes that the upstream does not take wait in `pending`; the session stops reading its
+/// connection while they cost more than it may hold.
+pub(super) struct Relay {
+    upstream: Outlet,
+    pending: Pending,
+    stream_waker: Arc<StreamWaker>,
+    waker: Waker,
+    /// Since when bytes have been waiting without one of them being taken.
+    blocked_since: Option<Instant>,
+    last_active: Instant,
+    /// The write half failed; what the target sent before is still to be read.
+    write_failure: Option<StreamEnd>,
+    /// It is in the session's list of streams that wait for room towards the client.
+    pub(super) waits_for_room: bool,
+}
+
+enum Outlet {
+    Dialing(Dial),
+    Echo,
+    Blackhole,
+    Stream(Box<dyn ByteStream>),
+}
+
+/// Where payload for the client goes.
+pub(super) trait Sink {
+    /// Whether there is room for another payload.
+    fn has_room(&self) -> bool;
+    /// Sends one payload.
+    fn send(&mut self, payload: &[u8]);
+    /// The upstream stands.
+    fn opened(&mut self);
+}
+
+/// What a turn of a stream came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It waits for its upstream.
+    Waiting,
+    /// It has more to do; give the others a turn first.
+    More,
+    /// It has something for the client and there is no room.
+    NoRoom,
+    /// It is over.
+    Ended(StreamEnd),
+}
+
+impl Relay {
+    pub(super) fn new(dial: Dial, ready: &Arc<Ready>, stream: StreamKey, now: Instant) -> Self {
+        let stream_waker = StreamWaker::new(ready, stream);
+        Self {
+            upstream: Outlet::Dialing(dial),
+            pending: Pending::default(),
+            waker: stream_waker.clone().into(),
+            stream_waker,
+            blocked_since: None,
+            last_active: now,
+            write_failure: None,
+            waits_for_room: false,
+        }
+    }
+
+    /// Takes payload of the client. What cannot be handed on at once is kept.
+    pub(super) fn handle_data(&mut self, data: &[u8], now: Instant, sink: &mut impl Sink) {
+        self.last_active = now;
+        if !self.pending.is_empty() {
+            self.pending.push(data, self.merges());
+            return;
+        }
+        let mut rest = data;
+        match &mut self.upstream {
+            Outlet::Blackhole => return,
+            Outlet::Echo => {
+                if sink.has_room() {
+                    sink.send(data);
+                    return;
+                }
+                self.stream_waker.schedule();
+            }
+            Outlet::Stream(stream) => {
+                while !rest.is_empty() && self.write_failure.is_none() {
+                    let mut cx = Context::from_waker(&self.waker);
+                    match Pin::new(&mut *stream).poll_write(&mut cx, rest) {
+                        Poll::Ready(Ok(count)) if count > 0 => rest = &rest[count..],
+                        Poll::Ready(result) => self.write_failure = Some(write_end(result)),
+                        Poll::Pending => break,
+                    }
+                }
+                if self.write_failure.is_some() {
+                    // The next turn reads what the target still had to say, then ends the stream.
+                    self.stream_waker.schedule();
+                    return;
+                }
+                if rest.is_empty() {
+                    return;
+                }
+            }
+            Outlet::Dialing(_) => {
+                if data.is_empty() {
+                    return;
+                }
+            }
+        }
+        self.blocked_since = Some(now);
+        let merges = self.merges();
+        self.pending.push(rest, merges);
+    }
+
+    /// The echo answers message for message; for a byte stream boundaries mean nothing. While
+    /// dialling it is not known yet which it will be.
+    fn merges(&self) -> bool {
+        matches!(self.upstream, Outlet::Stream(_))
+    }
+
+    /// Moves what can be moved: one step of dialling, all pending bytes that the upstream takes, and
+    /// one read. Never blocks; whatever it waits for schedules the stream again.
+    pub(super) fn poll(&mut self, now: Instant, sink: &mut impl Sink) -> Turn {
+        self.stream_waker.clear();
+        if let Outlet::Dialing(dial) = &mut self.upstream {
+            match dial.as_mut().poll(&mut Context::from_waker(&self.waker)) {
+                Poll::Pending => return Turn::Waiting,
+                Poll::Ready(Err(error)) => return Turn::Ended(end_of_dial(error)),
+                Poll::Ready(Ok(upstream)) => {
+                    self.upstream = upstream.into();
+                    // The time of the dial was not the target's refusal to take bytes.
+                    self.blocked_since = self.blocked_since.map(|_| now);
+                    self.last_active = now;
+                    sink.opened();
+                }
+            }
+        }
+        match &mut self.upstream {
+            Outlet::Echo => self.poll_echo(sink),
+            Outlet::Blackhole => {
+                self.pending = Pending::default();
+                self.blocked_since = None;
+                Turn::Waiting
+            }
+            Outlet::Stream(_) => {
+                self.poll_write(now);
+                self.poll_read(now, sink)
+            }
+            Outlet::Dialing(_) => Turn::Waiting,
+        }
+    }
+
+    fn poll_echo(&mut self, sink: &mut impl Sink) -> Turn {
+        while !self.pending.is_empty() {
+            if !sink.has_room() {
+                return Turn::NoRoom;
+            }
+            sink.send(self.pending.front());
+            self.pending.advance(self.pending.front().len());
+        }
+        self.blocked_since = None;
+        Turn::Waiting
+    }
+
+    fn poll_write(&mut self, now: Instant) {
+        let Outlet::Stream(stream) = &mut self.upstream else { return };
+        let mut cx = Context::from_waker(&self.waker);
+        while !self.pending.is_empty() && self.write_failure.is_none() {
+            if self.pending.front().is_empty() {
+                self.pending.advance(0);
+                continue;
+            }
+            match Pin::new(&mut *stream).poll_write(&mut cx, self.pending.front()) {
+                Poll::Ready(Ok(count)) if count > 0 => {
+                    self.pending.advance(count);
+                    self.blocked_since = Some(now);
+                    self.last_active = now;
+                }
+                Poll::Ready(result) => self.write_failure = Some(write_end(result)),
+                Poll::Pending => return,
+            }
+        }
+        self.pending = Pending::default();
+        self.blocked_since = None;
+    }
+
+    fn poll_read(&mut self, now: Instant, sink: &mut impl Sink) -> Turn {
+        let Outlet::Stream(stream) = &mut self.upstream else { return Turn::Waiting };
+        if !sink.has_room() {
+            return Turn::NoRoom;
+        }
+        READ.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            let mut cx = Context::from_waker(&self.waker);
+            match Pin::new(&mut *stream).poll_read(&mut cx, &mut buffer) {
+                Poll::Pending => Turn::Waiting,
+                Poll::Ready(Err(error)) => Turn::Ended(end_of_io(&error)),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
+                    Turn::Ended(self.write_failure.unwrap_or(StreamEnd::Eof))
+                }
+                Poll::Ready(Ok(())) => {
+                    self.last_active = now;
+                    sink.send(buffer.filled());
+                    Turn::More
+                }
+            }
+        })
+    }
+
+    /// What the waiting bytes cost in memory.
+    pub(super) fn pending_cost(&self) -> usize {
+        self.pending.cost()
+    }
+
+    /// When the stream is ended for moving nothing, and as what.
+    pub(super) fn deadline(&self, stall: Duration, idle: Duration) -> Option<(Instant, StreamEnd)> {
+        let is_dialing = matches!(self.upstream, Outlet::Dialing(_));
+        // An echo waits for its own client, whom the write deadline watches.
+        let is_echo = matches!(self.upstream, Outlet::Echo);
+        let stalled = self
+            .blocked_since
+            .filter(|_| !stall.is_zero() && !is_dialing && !is_echo)
+            .map(|since| (since + stall, StreamEnd::Stalled));
+        let idle = (!idle.is_zero()).then(|| (self.last_active + idle, StreamEnd::Idle));
+        match (stalled, idle) {
+            (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Makes the target see a reset rather than a finish when the stream is dropped.
+    pub(super) fn reset(&mut self) {
+        if let Outlet::Stream(stream) = &mut self.upstream {
+            stream.reset();
+        }
+    }
+
+    /// Whether bytes of the client still wait for an upstream that could take them.
+    pub(super) fn has_unsent(&self) -> bool {
+        let can_take = matches!(self.upstream, Outlet::Dialing(_) | Outlet::Stream(_));
+        can_take && !self.pending.is_empty() && self.write_failure.is_none()
+    }
+
+    /// Delivers what the client had sent before it closed the stream, then finishes. Ends when an
+    /// upstream takes nothing for `stall`. Cancelling it drops the rest.
+    pub(super) async fn deliver(self, stall: Duration) {
+        let stream = match self.upstream {
+            Outlet::Dialing(dial) => match dial.await {
+                Ok(Upstream::Stream(stream)) => stream,
+                _ => return,
+            },
+            Outlet::Stream(stream) => stream,
+            Outlet::Echo | Outlet::Blackhole => return,
+        };
+        let mut stream = stream;
+        let mut pending = self.pending;
+        let stall = if stall.is_zero() { Duration::MAX } else { stall };
+        while !pending.is_empty() {
+            let write = tokio::io::AsyncWriteExt::write(&mut stream, pending.front());
+            match tokio::time::timeout(stall, write).await {
+                Ok(Ok(count)) if count > 0 || pending.front().is_empty() => pending.advance(count),
+                _ => return stream.reset(),
+            }
+        }
+        let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+    }
+}
+
+impl From<Upstream> for Outlet {
+    fn from(upstream: Upstream) -> Self {
+        match upstream {
+            Upstream::Echo => Self::Echo,
+            Upstream::Blackhole => Self::Blackhole,
+            Upstream::Stream(stream) => Self::Stream(stream),
+        }
+    }
+}
+
+fn end_of_dial(error: ConnectError) -> StreamEnd {
+    StreamEnd::from_token(error.reason()).unwrap_or(StreamEnd::Io)
+}
+
+fn end_of_io(error: &std::io::Error) -> StreamEnd {
+    StreamEnd::from_token(end_of_io_error(error)).unwrap_or(StreamEnd::Io)
+}
+
+/// The end that a write of nothing or a failed write means.
+fn write_end(result: std::io::Result<usize>) -> StreamEnd {
+    result.map_or_else(|error| end_of_io(&error), |_| StreamEnd::Io)
+}

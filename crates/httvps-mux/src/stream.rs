@@ -1,0 +1,131 @@
+//! One byte flow to a target, through a connection.
+
+use crate::driver::Shared;
+use httvps_proto::StreamEnd;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A stream to a target, opened by [`Connection::open`](crate::Connection::open).
+///
+/// **Reads** end with `Ok` and no bytes when the target has finished. When the stream failed they
+/// deliver what had arrived, then an [`io::Error`] whose inner error is a [`StreamFailure`]. The
+/// JSON protocol has no credit: what nobody reads is buffered (4 MiB a stream and 16 MiB a
+/// connection by default), then the whole connection waits for the reader, and a reader that
+/// holds it up for 10 seconds loses its stream
+/// ([`Settings::stall_timeout`](crate::Settings::stall_timeout)).
+///
+/// **Writes** take at most 64 KiB at once and wait while more than 256 KiB are queued for the
+/// gateway. `poll_flush` is ready at once, since the driver sends what is queued by itself.
+///
+/// **`poll_shutdown`** only ends writing here: the protocol has no half-close, so the target does
+/// not learn of it. What was written is delivered, and the stream stays readable until the target
+/// ends it.
+///
+/// Dropping the stream closes it at the gateway, after everything that was written. All methods
+/// are cancel safe.
+pub struct Stream {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) id: usize,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.shared.with(|state| state.poll_read(self.id, cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.with(|state| state.poll_write(self.id, cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.with(|state| state.shut_write(self.id));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.shared.with(|state| state.drop_stream(self.id));
+    }
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+/// Why a stream failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamFailure {
+    /// The reason that the gateway named; None when it named none that this version knows.
+    pub end: Option<StreamEnd>,
+    /// The failure in plain words, at most 256 characters.
+    pub words: Box<str>,
+}
+
+impl StreamFailure {
+    pub(crate) fn new(end: Option<StreamEnd>, words: &str) -> Self {
+        Self { end, words: plain(words) }
+    }
+
+    /// The failure out of an error of a [`Stream`].
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// The kind of [`io::Error`] that comes nearest.
+    pub fn kind(&self) -> io::ErrorKind {
+        use io::ErrorKind as Kind;
+        match self.end {
+            Some(StreamEnd::Refused) => Kind::ConnectionRefused,
+            Some(StreamEnd::Unreachable) => Kind::HostUnreachable,
+            Some(StreamEnd::Timeout | StreamEnd::Stalled | StreamEnd::Idle) => Kind::TimedOut,
+            Some(StreamEnd::Reset) => Kind::ConnectionReset,
+            Some(StreamEnd::Denied) => Kind::PermissionDenied,
+            Some(StreamEnd::ResolveFailed) => Kind::NotFound,
+            Some(StreamEnd::NoTarget) => Kind::InvalidInput,
+            Some(StreamEnd::Overload) => Kind::ResourceBusy,
+            Some(StreamEnd::Eof) => Kind::UnexpectedEof,
+            Some(StreamEnd::ClientClosed) => Kind::BrokenPipe,
+            Some(StreamEnd::Io | StreamEnd::SessionEnded) => Kind::ConnectionAborted,
+            None => Kind::Other,
+        }
+    }
+
+    pub(crate) fn to_error(&self) -> io::Error {
+        io::Error::new(self.kind(), self.clone())
+    }
+}
+
+impl fmt::Display for StreamFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl std::error::Error for StreamFailure {}
+
+/// A text of the gateway, fit to be shown: at most 256 bytes of it, control characters replaced.
+pub(crate) fn plain(words: &str) -> Box<str> {
+    let words = &words[..words.floor_char_boundary(256)];
+    words.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}

@@ -1,0 +1,15 @@
+//! Connections against a scripted gateway, over pipes that stall; time is virtual throughout, so
+//! a wake-up that got lost shows as a time-out at once.
+
+mod flow;
+mod gateway;
+mod hello;
+mod life;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// Runs something that must end by itself.
+async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_hours(1), future).await.expect("a wake-up was lost")
+}

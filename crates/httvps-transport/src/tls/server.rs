@@ -1,0 +1,77 @@
+//! The server's side: one configuration, many handshakes.
+
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::Ticketer;
+use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::certificate::Resolver;
+use super::engine::Engine;
+use super::{ALPN, CertError, CertSource, ReloadOutcome, TlsError, TlsStream};
+
+/// Tickets sent after a TLS 1.3 handshake. One: a device resumes one connection at a time.
+const TICKETS: usize = 1;
+
+/// Accepts TLS connections with a certificate that can be replaced while serving.
+///
+/// Cheap to clone; clones share the certificate.
+#[derive(Clone)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    resolver: Arc<Resolver>,
+    source: Arc<CertSource>,
+}
+
+impl ServerTls {
+    /// Reads the certificate and builds the configuration.
+    ///
+    /// The key that protects tickets is made here, changes every six hours and never leaves the
+    /// process: tickets do not survive a restart.
+    pub fn new(source: &CertSource) -> Result<Self, CertError> {
+        let resolver = Arc::new(Resolver::load(source)?);
+        let mut config = ServerConfig::builder_with_provider(super::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .map_err(CertError::Crypto)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&resolver) as _);
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = Ticketer::new().map_err(CertError::Crypto)?;
+        config.send_tls13_tickets = TICKETS;
+        Ok(Self { config: Arc::new(config), resolver, source: Arc::new(source.clone()) })
+    }
+
+    /// Runs the handshake of an accepted connection.
+    ///
+    /// Has no time-out of its own; at most 64 KiB of the peer's bytes are held. On an error the
+    /// alert is offered to the peer without waiting for it. Cancel safe in that dropping the
+    /// future drops the connection.
+    pub async fn accept<IO>(&self, io: IO) -> Result<TlsStream<IO>, TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))?;
+        TlsStream::handshake(io, Engine::Server(connection)).await
+    }
+
+    /// Reads the certificate files again. Blocks on the file system for a moment.
+    ///
+    /// The new pair is used only if it is complete and the key matches; on any error the one in
+    /// use stays, and the call may be repeated.
+    pub fn reload(&self) -> Result<ReloadOutcome, CertError> {
+        self.resolver.reload(&self.source)
+    }
+
+    /// The files that [`reload`](Self::reload) reads.
+    pub fn source(&self) -> &CertSource {
+        &self.source
+    }
+}
+
+impl std::fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerTls").field("source", &self.source).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,189 @@
+//! What waits to be sent: frames, encoded one after the other into one corked buffer.
+
+use std::cell::RefCell;
+
+use super::Role;
+use super::codec::{CONTROL_MAX, HEADER_MAX, Header, Opcode, apply_mask};
+use crate::buffers;
+
+/// A sending half without I/O.
+pub(super) struct Outbound {
+    role: Role,
+    buffer: Vec<u8>,
+    /// Where the bytes begin that the transport has not taken.
+    start: usize,
+    written: u64,
+    /// The newest ping that has not been answered.
+    pong: Option<Box<[u8]>>,
+    /// Value of `written` at which the last encoded pong has left.
+    pong_leaves_at: u64,
+    is_closed: bool,
+}
+
+impl Outbound {
+    pub(super) fn new(role: Role) -> Self {
+        Self {
+            role,
+            buffer: Vec::new(),
+            start: 0,
+            written: 0,
+            pong: None,
+            pong_leaves_at: 0,
+            is_closed: false,
+        }
+    }
+
+    /// Bytes that wait, a pending pong included.
+    pub(super) fn len(&self) -> usize {
+        let pong = self.pong.as_ref().map_or(0, |payload| 2 + payload.len());
+        self.buffer.len() - self.start + pong
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether a Close has been queued; nothing is queued after it.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    pub(super) fn has_pong(&self) -> bool {
+        self.pong.is_some()
+    }
+
+    /// Remembers a ping to answer, in place of any older one.
+    pub(super) fn set_pong(&mut self, payload: &[u8]) {
+        if !self.is_closed {
+            self.pong = Some(payload.into());
+        }
+    }
+
+    /// Appends one whole frame whose payload of `len` bytes is written by `fill`.
+    pub(super) fn push<R>(
+        &mut self,
+        opcode: Opcode,
+        len: usize,
+        fill: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> R {
+        if self.is_closed {
+            return fill(&mut Vec::new());
+        }
+        self.encode_pong();
+        if opcode == Opcode::Close {
+            self.is_closed = true;
+            self.pong = None;
+        }
+        if self.buffer.capacity() == 0 {
+            self.buffer = buffers::take();
+        }
+        let mask = match self.role {
+            Role::Server => None,
+            Role::Client => Some(random_mask()),
+        };
+        let mut header = Header { is_final: true, opcode, mask, len: len as u64 };
+        let mut bytes = [0; HEADER_MAX];
+        let header_len = header.encode(&mut bytes);
+        self.buffer.reserve(header_len + len);
+        let header_at = self.buffer.len();
+        self.buffer.extend_from_slice(&bytes[..header_len]);
+        let payload_at = self.buffer.len();
+        let result = fill(&mut self.buffer);
+        let filled = self.buffer.len().saturating_sub(payload_at);
+        debug_assert_eq!(filled, len, "a message has the announced length");
+        if filled == len {
+            if let Some(mask) = mask {
+                apply_mask(mask, 0, &mut self.buffer[payload_at..]);
+            }
+        } else {
+            // The announced length was wrong: announce the true one. The stream stays in order.
+            let mut payload = self.buffer.split_off(payload_at.min(self.buffer.len()));
+            self.buffer.truncate(header_at);
+            header.len = payload.len() as u64;
+            let header_len = header.encode(&mut bytes);
+            if let Some(mask) = mask {
+                apply_mask(mask, 0, &mut payload);
+            }
+            self.buffer.extend_from_slice(&bytes[..header_len]);
+            self.buffer.extend_from_slice(&payload);
+            self.start = self.start.min(self.buffer.len());
+        }
+        result
+    }
+
+    /// What the transport should take next; empty if nothing waits.
+    pub(super) fn chunk(&mut self) -> &[u8] {
+        self.encode_pong();
+        &self.buffer[self.start..]
+    }
+
+    /// Notes that the transport has taken the first `n` bytes of the chunk.
+    pub(super) fn advance(&mut self, n: usize) {
+        self.start += n;
+        self.written += n as u64;
+        if self.start == self.buffer.len() {
+            self.start = 0;
+            buffers::give_back(std::mem::take(&mut self.buffer));
+        }
+    }
+
+    /// Gives back a buffer that is nearly empty; called when the transport takes no more.
+    pub(super) fn park(&mut self) {
+        if self.buffer.capacity() > 0 && buffers::park(&mut self.buffer, self.start) {
+            self.start = 0;
+        }
+    }
+
+    /// Appends the pending pong, unless an older one is still in the buffer.
+    fn encode_pong(&mut self) {
+        if self.written < self.pong_leaves_at {
+            return;
+        }
+        if let Some(payload) = self.pong.take() {
+            debug_assert!(payload.len() <= CONTROL_MAX);
+            self.push(Opcode::Pong, payload.len(), |out| out.extend_from_slice(&payload));
+            self.pong_leaves_at = self.written + (self.buffer.len() - self.start) as u64;
+        }
+    }
+}
+
+impl Drop for Outbound {
+    fn drop(&mut self) {
+        buffers::give_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// Masks drawn from the system's generator at once.
+const MASKS: usize = 64;
+
+/// A mask that nobody can foresee (section 10.3), from a batch per thread.
+fn random_mask() -> [u8; 4] {
+    thread_local! {
+        static BATCH: RefCell<([u8; MASKS * 4], usize)> = const { RefCell::new(([0; MASKS * 4], 0)) };
+    }
+    BATCH
+        .try_with(|batch| {
+            let (bytes, left) = &mut *batch.borrow_mut();
+            if *left == 0 {
+                draw(bytes);
+                *left = MASKS;
+            }
+            *left -= 1;
+            let at = *left * 4;
+            [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]
+        })
+        .unwrap_or_else(|_| {
+            // The thread is ending and its storage is gone.
+            let mut mask = [0; 4];
+            draw(&mut mask);
+            mask
+        })
+}
+
+fn draw(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the system's random generator works; TLS would not be up else");
+}

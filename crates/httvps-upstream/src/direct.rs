@@ -1,0 +1,163 @@
+//! Straight out to the target by TCP, as far as the destination policy lets it.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use httvps_proto::{Host, Target};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::race::{dial_order, race};
+use crate::{
+    BoxFuture, ConnectError, Connector, EgressPolicy, OpenRequest, Resolve, ResolveError, Upstream,
+};
+
+/// How long opening an upstream may take when nobody says otherwise.
+pub const DEFAULT_DIAL_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A dead target is noticed about two minutes after its last sign of life, however idle the stream is.
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_RETRIES: u32 = 4;
+
+/// The connector that opens a TCP connection from this host to the target.
+///
+/// A name is resolved once. If the policy refuses any one of its addresses the target is refused as a whole, since a
+/// name that points both outside and inside is not to be trusted about either. Only the addresses that were checked are
+/// dialled, at most six of them, and never the name again, so an answer that changes in between changes nothing.
+pub struct Direct {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    policy: EgressPolicy,
+    resolver: Arc<dyn Resolve>,
+}
+
+impl Direct {
+    /// Makes a connector with the given policy and way to resolve names.
+    pub fn new(policy: EgressPolicy, resolver: Arc<dyn Resolve>) -> Self {
+        Self { shared: Arc::new(Shared { policy, resolver }) }
+    }
+}
+
+impl Connector for Direct {
+    fn connect(&self, request: OpenRequest) -> BoxFuture<'static, Result<Upstream, ConnectError>> {
+        let shared = Arc::clone(&self.shared);
+        Box::pin(async move {
+            let target = request.target.ok_or(ConnectError::NoTarget)?;
+            let opened = tokio::time::timeout(request.deadline, shared.open(&target));
+            let stream = opened.await.unwrap_or(Err(ConnectError::TimedOut))?;
+            Ok(Upstream::Stream(Box::new(stream)))
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        "direct"
+    }
+}
+
+impl Shared {
+    async fn open(&self, target: &Target) -> Result<TcpStream, ConnectError> {
+        let addresses = self.permitted(&target.host).await?;
+        let order = dial_order(&addresses)
+            .into_iter()
+            .map(|address| SocketAddr::new(address, target.port))
+            .collect();
+        race(order, |address| async move {
+            dial(address).await.map_err(|error| ConnectError::from(&error))
+        })
+        .await
+    }
+
+    /// The addresses of a host, each of them judged and at least one. They are in their canonical form, so that what
+    /// is dialled is what was judged.
+    async fn permitted(&self, host: &Host) -> Result<Vec<IpAddr>, ConnectError> {
+        let mut addresses = match host {
+            Host::Ip(address) => vec![*address],
+            Host::Name(name) if is_localhost(name) => return self.permitted_loopback(),
+            Host::Name(name) => self.resolver.resolve(name).await?,
+        };
+        if addresses.is_empty() {
+            return Err(ResolveError::NoAddress.into());
+        }
+        for address in &mut addresses {
+            self.policy.check(*address)?;
+            *address = address.to_canonical();
+        }
+        Ok(addresses)
+    }
+
+    /// The loopback addresses that the policy lets through. These two do not come from somebody's name server, so one
+    /// that is refused does not taint the other: an operator who allows 127.0.0.0/8 can use the name.
+    fn permitted_loopback(&self) -> Result<Vec<IpAddr>, ConnectError> {
+        let four = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let six = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        match (self.policy.check(six), self.policy.check(four)) {
+            (Ok(()), Ok(())) => Ok(vec![six, four]),
+            (Ok(()), Err(_)) => Ok(vec![six]),
+            (Err(_), Ok(())) => Ok(vec![four]),
+            (Err(_), Err(denied)) => Err(denied.into()),
+        }
+    }
+}
+
+/// Whether a name is `localhost` or ends in it. Such a name means this host and is never asked for (RFC 6761 section
+/// 6.3).
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    last.eq_ignore_ascii_case("localhost")
+}
+
+async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    socket.connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SystemResolver;
+
+    #[test]
+    fn localhost_is_known_in_all_its_forms() {
+        for name in ["localhost", "LocalHost.", "a.localhost", "a.b.localhost."] {
+            assert!(is_localhost(name), "{name}");
+        }
+        for name in ["localhost.example", "notlocalhost", "localhost..", "local"] {
+            assert!(!is_localhost(name), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mapped_address_is_dialled_as_the_ipv4_address_that_was_judged() {
+        let policy = EgressPolicy::new(vec!["127.0.0.1/32".parse().unwrap()]);
+        let resolver = Arc::new(SystemResolver::from_system());
+        let direct = Direct::new(policy, resolver);
+        let host = Host::parse("[::ffff:127.0.0.1]").unwrap();
+        let four = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert_eq!(direct.shared.permitted(&host).await, Ok(vec![four]));
+    }
+
+    #[tokio::test]
+    async fn the_socket_sends_at_once_and_notices_a_dead_target() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = dial(listener.local_addr().unwrap()).await.unwrap();
+        assert!(stream.nodelay().unwrap());
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+    }
+}

@@ -1,0 +1,217 @@
+//! Why an upstream did not open, or ended: one small set of reasons for the wire, the logs and the metrics.
+
+use std::fmt;
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::Denied;
+
+/// Why an upstream could not be opened. `Display` says it in plain words and names no address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectError {
+    /// The target's host answered that nobody listens on the port.
+    Refused,
+    /// No route leads to the target, or something on the way rejects it.
+    Unreachable,
+    /// The target did not answer within the deadline.
+    TimedOut,
+    /// The target broke the connection off while it was being opened.
+    Reset,
+    /// The destination policy does not let the target through.
+    Denied(Denied),
+    /// The target's name did not lead to an address.
+    ResolveFailed(ResolveError),
+    /// The client named no target, and this connector needs one.
+    NoTarget,
+    /// This host has no descriptor, buffer or memory left for another connection.
+    Overload,
+    /// Any other error of the operating system.
+    Io,
+}
+
+/// Why a name did not lead to an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResolveError {
+    /// The name does not exist.
+    NoSuchName,
+    /// The name exists and has no address.
+    NoAddress,
+    /// The system names no name server; only addresses and the names in the hosts file work.
+    NoNameServer,
+    /// The name servers refused, failed, or could not be reached.
+    ServerFailed,
+    /// The name servers did not answer in time.
+    TimedOut,
+}
+
+impl ConnectError {
+    /// The reason as it stands on the wire and in metric labels. One of `refused`, `unreachable`, `timeout`, `reset`,
+    /// `denied`, `resolve_failed`, `no_target`, `overload`, `io`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timeout",
+            Self::Reset => "reset",
+            Self::Denied(_) => "denied",
+            Self::ResolveFailed(_) => "resolve_failed",
+            Self::NoTarget => "no_target",
+            Self::Overload => "overload",
+            Self::Io => "io",
+        }
+    }
+
+    /// How much this error tells when several addresses of one target failed in different ways; more tells more.
+    pub(crate) fn weight(self) -> u8 {
+        match self {
+            // Our own shortage first: the other attempts may have failed because of it.
+            Self::Overload => 6,
+            // Then what the target itself said, then silence, then what the network said.
+            Self::Refused => 5,
+            Self::Reset => 4,
+            Self::TimedOut => 3,
+            Self::Io => 2,
+            // A host without IPv6 fails so at once for every IPv6 address; that hides nothing better.
+            Self::Unreachable => 1,
+            Self::Denied(_) | Self::ResolveFailed(_) | Self::NoTarget => 0,
+        }
+    }
+}
+
+impl From<&io::Error> for ConnectError {
+    fn from(error: &io::Error) -> Self {
+        // By number first: the standard library has no kind for most of these.
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                return Self::Overload;
+            }
+            Some(Errno::AFNOSUPPORT) => return Self::Unreachable,
+            _ => {}
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            // A local firewall answers with PermissionDenied; a host without IPv6 with AddrNotAvailable.
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::PermissionDenied => Self::Unreachable,
+            io::ErrorKind::TimedOut => Self::TimedOut,
+            // BrokenPipe is what a write meets after the reset has been read.
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => Self::Reset,
+            io::ErrorKind::OutOfMemory => Self::Overload,
+            _ => Self::Io,
+        }
+    }
+}
+
+impl From<Denied> for ConnectError {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+impl From<ResolveError> for ConnectError {
+    fn from(error: ResolveError) -> Self {
+        Self::ResolveFailed(error)
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "the target refused the connection",
+            Self::Unreachable => "the target cannot be reached from the gateway",
+            Self::TimedOut => "the target did not answer in time",
+            Self::Reset => "the target broke the connection off",
+            Self::Denied(denied) => return denied.fmt(f),
+            Self::ResolveFailed(error) => return error.fmt(f),
+            Self::NoTarget => "the stream names no target; give host:port",
+            Self::Overload => "the gateway has no room for another connection",
+            Self::Io => "the connection failed",
+        })
+    }
+}
+
+impl fmt::Display for ResolveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchName => "the target's name does not exist",
+            Self::NoAddress => "the target's name has no address",
+            Self::NoNameServer => {
+                "the gateway's host names no name server; only addresses and names in its hosts file work"
+            }
+            Self::ServerFailed => "the name server could not resolve the target's name",
+            Self::TimedOut => "the name server did not answer in time",
+        })
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+impl std::error::Error for ResolveError {}
+
+/// The reason of an error on a connection that stood: a word of the same set as [`ConnectError::reason`], most often
+/// `reset`, `timeout`, `unreachable` or `io`.
+pub fn end_of_io_error(error: &io::Error) -> &'static str {
+    ConnectError::from(error).reason()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EgressPolicy;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn every_error_of_the_system_finds_its_reason() {
+        for (errno, reason) in [
+            (Errno::CONNREFUSED, "refused"),
+            (Errno::HOSTUNREACH, "unreachable"),
+            (Errno::NETUNREACH, "unreachable"),
+            (Errno::NETDOWN, "unreachable"),
+            (Errno::ADDRNOTAVAIL, "unreachable"),
+            (Errno::AFNOSUPPORT, "unreachable"),
+            (Errno::PERM, "unreachable"),
+            (Errno::ACCESS, "unreachable"),
+            (Errno::TIMEDOUT, "timeout"),
+            (Errno::CONNRESET, "reset"),
+            (Errno::CONNABORTED, "reset"),
+            (Errno::PIPE, "reset"),
+            (Errno::MFILE, "overload"),
+            (Errno::NFILE, "overload"),
+            (Errno::NOBUFS, "overload"),
+            (Errno::NOMEM, "overload"),
+            (Errno::PROTO, "io"),
+        ] {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(end_of_io_error(&error), reason, "{errno:?}");
+        }
+        assert_eq!(end_of_io_error(&io::Error::other("whatever")), "io");
+    }
+
+    #[test]
+    fn each_error_has_its_own_reason_and_words() {
+        let denied = EgressPolicy::default().check(Ipv4Addr::LOCALHOST.into()).unwrap_err();
+        let errors = [
+            ConnectError::Refused,
+            ConnectError::Unreachable,
+            ConnectError::TimedOut,
+            ConnectError::Reset,
+            ConnectError::Denied(denied),
+            ConnectError::ResolveFailed(ResolveError::NoSuchName),
+            ConnectError::NoTarget,
+            ConnectError::Overload,
+            ConnectError::Io,
+        ];
+        for (i, error) in errors.iter().enumerate() {
+            for other in &errors[..i] {
+                assert_ne!(error.reason(), other.reason());
+                assert_ne!(error.to_string(), other.to_string());
+            }
+        }
+    }
+}

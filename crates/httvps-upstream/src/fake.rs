@@ -1,0 +1,54 @@
+//! The upstream without a network.
+
+use crate::{BoxFuture, ConnectError, Connector, OpenRequest, Upstream};
+
+/// A connector that opens nothing: each stream is echoed or swallowed. The target is ignored; it never fails.
+#[derive(Clone, Copy, Debug)]
+pub struct Fake {
+    blackhole: bool,
+}
+
+impl Fake {
+    /// Every byte comes back.
+    pub const fn echo() -> Self {
+        Self { blackhole: false }
+    }
+
+    /// Every byte is dropped.
+    pub const fn blackhole() -> Self {
+        Self { blackhole: true }
+    }
+}
+
+impl Connector for Fake {
+    fn connect(&self, _request: OpenRequest) -> BoxFuture<'static, Result<Upstream, ConnectError>> {
+        let upstream = if self.blackhole { Upstream::Blackhole } else { Upstream::Echo };
+        Box::pin(std::future::ready(Ok(upstream)))
+    }
+
+    fn uses_target(&self) -> bool {
+        false
+    }
+
+    fn name(&self) -> &'static str {
+        if self.blackhole { "blackhole" } else { "echo" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn opens_at_once_with_and_without_a_target() {
+        for target in [None, "10.0.0.1:1".parse().ok()] {
+            let request = OpenRequest { target, deadline: Duration::ZERO };
+            let echo = Fake::echo().connect(request.clone()).await;
+            assert!(matches!(echo, Ok(Upstream::Echo)));
+            let blackhole = Fake::blackhole().connect(request).await;
+            assert!(matches!(blackhole, Ok(Upstream::Blackhole)));
+        }
+        assert_eq!((Fake::echo().name(), Fake::blackhole().name()), ("echo", "blackhole"));
+    }
+}

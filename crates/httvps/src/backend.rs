@@ -1,0 +1,651 @@
+//! `httvps backend`: the reference backend and its file of devices.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Subcommand};
+use httvps_backend::{
+    Backend, Device, DeviceId, EndChange, FileError, GatewaySecret, NewDevice, ServeOptions, Store,
+    StoreError, SubscriptionEnd, SubscriptionStatus, Token, serve,
+};
+use httvps_gateway::log::{self, LogFormat, LogLevel};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::signals;
+
+/// The environment variable with the secret that gateways must show.
+const SECRET_VARIABLE: &str = "BACKEND_GATEWAY_SECRET";
+
+/// Largest secret file, in bytes; a header could not carry more.
+const MAX_SECRET_LEN: u64 = 8 * 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  # The first device makes the file; its token is shown this once
+  httvps backend add-device --devices devices.json --device-id laptop-anna
+
+  # Serve it to a gateway on the same host (BACKEND_BASE_URL=http://127.0.0.1:8081)
+  httvps backend serve --devices devices.json
+
+  # A trial through the end of January, and its end before time
+  httvps backend add-device --device-id phone-ben --user 8 --status trialing --until 2027-01-31
+  httvps backend set-status --device-id phone-ben --status canceled
+
+  # A token straight into a private file, for httvps connect --token-file
+  (umask 077; httvps backend add-device --json | jq -r .token > token.txt)
+
+Changes are served within about a second, without a restart.
+Exit status: 0 done, 1 failed, 2 wrong usage.";
+
+/// Run a small subscription backend over a file of devices
+///
+/// For operators who have no backend of their own, and for tests. It serves the API that the
+/// gateway asks (validate-device and the rest) over HTTP, from one JSON file: device, owner,
+/// subscription, and the SHA-256 of a token. Only the statuses `active` and `trialing` let a device
+/// in, and only until the subscription's end.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct BackendArgs {
+    #[command(subcommand)]
+    command: BackendCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum BackendCommand {
+    Serve(ServeArgs),
+    AddDevice(AddArgs),
+    ListDevices(ListArgs),
+    SetStatus(StatusArgs),
+    RotateToken(RotateArgs),
+    RemoveDevice(RemoveArgs),
+}
+
+/// Serve the backend API over HTTP
+///
+/// Follows changes of the file; a broken file is reported and the last good copy answers on. Speaks
+/// plain HTTP: keep it on loopback or a private network. The secret that gateways must show in
+/// `X-Internal-Secret` comes from `--secret-file` or from `BACKEND_GATEWAY_SECRET`.
+#[derive(Args, Debug)]
+struct ServeArgs {
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8081")]
+    listen: String,
+    /// File with the secret that gateways must show; wins over `BACKEND_GATEWAY_SECRET`
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Least level to log, on standard output
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_levels())]
+    log_level: LogLevel,
+    /// Shape of the log lines
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = log_formats())]
+    log_format: LogFormat,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+/// Add a device and show its fresh token once
+///
+/// Makes the file if there is none. The token is in no other place: who loses it needs
+/// rotate-token.
+#[derive(Args, Debug)]
+struct AddArgs {
+    /// Name of the device: up to 128 printable characters [default: a random one]
+    #[arg(long, value_name = "ID")]
+    device_id: Option<DeviceId>,
+    /// Number of the owner
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    user: u64,
+    /// Subscription status; active and trialing let the device in
+    #[arg(long, value_name = "STATUS", default_value = "active")]
+    status: SubscriptionStatus,
+    /// End of the subscription: a date (its last day, UTC), a UTC time such as
+    /// 2027-01-31T12:00:00Z, or never
+    #[arg(long, value_name = "DATE", default_value = "never", value_parser = parse_until)]
+    until: Until,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+/// List the devices, without anything secret
+#[derive(Args, Debug)]
+struct ListArgs {
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+/// Set the subscription of a device
+#[derive(Args, Debug)]
+struct StatusArgs {
+    /// Name of the device
+    #[arg(long, value_name = "ID")]
+    device_id: String,
+    /// New status; active and trialing let the device in
+    #[arg(long, value_name = "STATUS")]
+    status: SubscriptionStatus,
+    /// New end: a date (its last day, UTC), a UTC time such as 2027-01-31T12:00:00Z, or never
+    /// [default: stays as it is]
+    #[arg(long, value_name = "DATE", value_parser = parse_until)]
+    until: Option<Until>,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+/// Give a device a fresh token and show it once; the old one stops working
+#[derive(Args, Debug)]
+struct RotateArgs {
+    /// Name of the device
+    #[arg(long, value_name = "ID")]
+    device_id: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+/// Remove a device
+#[derive(Args, Debug)]
+struct RemoveArgs {
+    /// Name of the device
+    #[arg(long, value_name = "ID")]
+    device_id: String,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+#[derive(Args, Debug)]
+struct DevicesFile {
+    /// The file of devices
+    #[arg(long, value_name = "FILE", default_value = "devices.json")]
+    devices: PathBuf,
+}
+
+/// The end of a subscription as it is given on the command line.
+#[derive(Clone, Debug)]
+enum Until {
+    Never,
+    At(SubscriptionEnd),
+}
+
+fn parse_until(text: &str) -> Result<Until, String> {
+    match text {
+        "never" => Ok(Until::Never),
+        text => text.parse().map(Until::At).map_err(|problem| format!("{problem}, or never")),
+    }
+}
+
+fn log_levels() -> impl TypedValueParser<Value = LogLevel> {
+    PossibleValuesParser::new(["debug", "info", "warn", "error"]).map(|name| match name.as_str() {
+        "debug" => LogLevel::Debug,
+        "warn" => LogLevel::Warn,
+        "error" => LogLevel::Error,
+        _ => LogLevel::Info,
+    })
+}
+
+fn log_formats() -> impl TypedValueParser<Value = LogFormat> {
+    PossibleValuesParser::new(["json", "text"]).map(|name| match name.as_str() {
+        "json" => LogFormat::Json,
+        _ => LogFormat::Text,
+    })
+}
+
+/// Runs the subcommand; `serve` makes a runtime of its own and blocks until SIGINT or SIGTERM, of
+/// which a second one ends it at once.
+///
+/// The exit code is 0 when it is done, 1 when it failed and 2 when the call itself was wrong; then
+/// one or two lines on standard error say what and how to mend it.
+pub(crate) fn run(args: BackendArgs) -> ExitCode {
+    match execute(args.command, &mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Where even standard error is closed, the exit code has to say it alone.
+            let _ = writeln!(io::stderr(), "httvps backend: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Why a subcommand did not do its work: what, the way out, and the exit code.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(what: impl Display, fix: impl Display) -> Self {
+        Self { message: format!("{what}\n{fix}"), code: 1 }
+    }
+
+    fn usage(self) -> Self {
+        Self { code: 2, ..self }
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Only writing to the terminal ends here.
+    fn from(problem: io::Error) -> Self {
+        Self { message: format!("cannot write the output: {problem}"), code: 1 }
+    }
+}
+
+fn execute(command: BackendCommand, out: &mut dyn Write) -> Result<(), Failure> {
+    match command {
+        // Standard output is for the log there.
+        BackendCommand::Serve(args) => run_server(args, &mut io::stderr()),
+        BackendCommand::AddDevice(args) => add_device(args, out),
+        BackendCommand::ListDevices(args) => list_devices(&args, out),
+        BackendCommand::SetStatus(args) => set_status(args, out),
+        BackendCommand::RotateToken(args) => rotate_token(&args, out),
+        BackendCommand::RemoveDevice(args) => remove_device(&args, out),
+    }
+}
+
+fn add_device(args: AddArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let store = Store::new(args.file.devices);
+    let new = NewDevice {
+        device_id: args.device_id,
+        user_id: args.user,
+        subscription_status: args.status,
+        subscription_end: match args.until {
+            Until::Never => None,
+            Until::At(end) => Some(end),
+        },
+    };
+    let (device, token) = store.add(new).map_err(|problem| match problem {
+        StoreError::File(FileError::Missing(path)) => Failure::new(
+            format_args!("the directory of {} does not exist", path.display()),
+            "Make it first, or name another file with --devices.",
+        ),
+        problem => explain(problem, store.path()),
+    })?;
+    show_token("Added", &device, &token, args.json, out)
+}
+
+fn rotate_token(args: &RotateArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let store = Store::new(&args.file.devices);
+    let (device, token) =
+        store.rotate_token(&args.device_id).map_err(|problem| explain(problem, store.path()))?;
+    show_token("Gave a fresh token to", &device, &token, args.json, out)
+}
+
+fn show_token(
+    what: &str,
+    device: &Device,
+    token: &Token,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let shown = if as_json {
+        let mut object = describe(device);
+        object["token"] = token.expose().into();
+        writeln!(out, "{object}")
+    } else {
+        write_token(what, device, token, out)
+    };
+    shown.and_then(|()| out.flush()).map_err(|problem| {
+        Failure::new(
+            format_args!(
+                "the device {} was saved, but its token could not be shown: {problem}",
+                device.device_id
+            ),
+            "Draw another one with rotate-token.",
+        )
+    })
+}
+
+fn write_token(what: &str, device: &Device, token: &Token, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{what} device {}: {}.\n", device.device_id, subscription_of(device))?;
+    writeln!(out, "  device id: {}", device.device_id)?;
+    writeln!(out, "  token:     {}\n", token.expose())?;
+    writeln!(out, "Save the token now: it is shown this once and cannot be read back.")
+}
+
+fn list_devices(args: &ListArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let path = &args.file.devices;
+    let devices = Store::new(path).devices().map_err(|problem| explain(problem, path))?;
+    if args.json {
+        writeln!(out, "{}", devices.iter().map(describe).collect::<Value>())?;
+        return Ok(());
+    }
+    let width = |heading: &str, column: fn(&Device) -> usize| {
+        devices.iter().map(column).max().unwrap_or(0).max(heading.len())
+    };
+    let ids = width("DEVICE", |device| device.device_id.as_str().len());
+    let users = width("USER", |device| device.user_id.to_string().len());
+    let statuses = width("STATUS", |device| device.subscription_status.as_str().len());
+    let ends = width("UNTIL", |device| until(device).len());
+    let now = SystemTime::now();
+    writeln!(
+        out,
+        "{:ids$}  {:>users$}  {:statuses$}  {:ends$}  ALLOWED",
+        "DEVICE", "USER", "STATUS", "UNTIL"
+    )?;
+    for device in &devices {
+        writeln!(
+            out,
+            "{:ids$}  {:>users$}  {:statuses$}  {:ends$}  {}",
+            device.device_id,
+            device.user_id,
+            device.subscription_status,
+            until(device),
+            if device.is_entitled(now) { "yes" } else { "no" },
+        )?;
+    }
+    Ok(())
+}
+
+fn set_status(args: StatusArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let store = Store::new(args.file.devices);
+    let end = match args.until {
+        None => EndChange::Keep,
+        Some(Until::Never) => EndChange::Never,
+        Some(Until::At(end)) => EndChange::At(end),
+    };
+    let device = store
+        .set_status(&args.device_id, args.status, end)
+        .map_err(|problem| explain(problem, store.path()))?;
+    writeln!(out, "Set device {}: {}.", device.device_id, subscription_of(&device))?;
+    Ok(())
+}
+
+fn remove_device(args: &RemoveArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let store = Store::new(&args.file.devices);
+    let device = store.remove(&args.device_id).map_err(|problem| explain(problem, store.path()))?;
+    writeln!(out, "Removed device {}.", device.device_id)?;
+    Ok(())
+}
+
+/// Everything about a device that is not secret.
+fn describe(device: &Device) -> Value {
+    json!({
+        "device_id": device.device_id,
+        "user_id": device.user_id,
+        "subscription_status": device.subscription_status,
+        "subscription_end": device.subscription_end,
+        "allowed": device.is_entitled(SystemTime::now()),
+    })
+}
+
+/// Says in words what the subscription of a device means today.
+fn subscription_of(device: &Device) -> String {
+    let verdict = if device.is_entitled(SystemTime::now()) {
+        "is let in"
+    } else {
+        "is refused as having no active subscription"
+    };
+    let (user, status) = (device.user_id, &device.subscription_status);
+    format!("user {user}, status {status}, until {}; it {verdict}", until(device))
+}
+
+fn until(device: &Device) -> &str {
+    device.subscription_end.as_ref().map_or("never", SubscriptionEnd::as_str)
+}
+
+/// Adds the way out to what went wrong with the file.
+fn explain(problem: StoreError, path: &Path) -> Failure {
+    let file = path.display();
+    match problem {
+        StoreError::File(problem) => explain_file(&problem, path),
+        StoreError::DeviceExists(_) => Failure::new(
+            problem,
+            "Choose another --device-id, or give this one a fresh token with rotate-token.",
+        ),
+        StoreError::UnknownDevice(_) => Failure::new(
+            format_args!("{problem} in {file}"),
+            format_args!("See those there are: httvps backend list-devices --devices {file}"),
+        ),
+        StoreError::Busy(_) => Failure::new(problem, "Try again when that one is done."),
+        StoreError::Random(_) => Failure::new(problem, "Nothing was changed."),
+    }
+}
+
+fn explain_file(problem: &FileError, path: &Path) -> Failure {
+    match problem {
+        FileError::Missing(_) => Failure::new(
+            format_args!("the file {} does not exist", path.display()),
+            format_args!(
+                "Make it with a first device: httvps backend add-device --devices {}",
+                path.display()
+            ),
+        ),
+        FileError::Malformed { .. } => {
+            Failure::new(problem, "Correct the file by hand; it was left as it is.")
+        }
+        FileError::TooLarge(_) => Failure::new(problem, "Remove devices that are not in use."),
+        FileError::Io { .. } => {
+            Failure::new(problem, "Check --devices and who may read and write there.")
+        }
+    }
+}
+
+fn run_server(args: ServeArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let secret = gateway_secret(args.secret_file.as_deref())?;
+    let path = args.file.devices;
+    let backend = Backend::load(&path).map_err(|problem| explain_file(&problem, &path))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|problem| {
+            Failure::new(format_args!("cannot start: {problem}"), "Check the limits (ulimit).")
+        })?;
+    runtime.block_on(async {
+        let listener = TcpListener::bind(&args.listen)
+            .await
+            .map_err(|problem| cannot_listen(&args.listen, &problem))?;
+        let address =
+            listener.local_addr().map_err(|problem| cannot_listen(&args.listen, &problem))?;
+        // Before the line that says "ready", so that a signal sent upon it finds its receiver.
+        let signals = signals::listen().map_err(|problem| {
+            Failure::new(format_args!("cannot wait for signals: {problem}"), "Try again.")
+        })?;
+        writeln!(
+            out,
+            "httvps backend: serving {} device(s) of {} on http://{address} (stop with Ctrl-C)",
+            backend.device_count(),
+            path.display(),
+        )?;
+        if secret.is_none() && !address.ip().is_loopback() {
+            writeln!(
+                out,
+                "Warning: whoever reaches {address} may try tokens here; set {SECRET_VARIABLE} or \
+                 --secret-file, or listen on 127.0.0.1."
+            )?;
+        }
+        out.flush()?;
+        let _log = log::init(args.log_level, args.log_format);
+        let options = ServeOptions { gateway_secret: secret, ..ServeOptions::default() };
+        tokio::select! {
+            () = serve(listener, Arc::new(backend), options, signals.drain.clone()) => {}
+            () = signals.stop.cancelled() => {}
+        }
+        Ok(())
+    })
+}
+
+fn cannot_listen(listen: &str, problem: &io::Error) -> Failure {
+    let failure = Failure::new(
+        format_args!("cannot listen on {listen:?}: {problem}"),
+        "Choose another address with --listen HOST:PORT, for example 127.0.0.1:8082.",
+    );
+    if problem.kind() == io::ErrorKind::InvalidInput { failure.usage() } else { failure }
+}
+
+/// The secret from the file or else from the environment; an empty variable is as good as none.
+fn gateway_secret(file: Option<&Path>) -> Result<Option<GatewaySecret>, Failure> {
+    if let Some(path) = file {
+        let wrong = |problem: &dyn Display| {
+            Failure::new(
+                format_args!("--secret-file {}: {problem}", path.display()),
+                "Give a file with one line of text, at most 8 KiB, that you may read.",
+            )
+            .usage()
+        };
+        let text = read_secret(path).map_err(|problem| wrong(&problem))?;
+        return GatewaySecret::new(&text).map(Some).map_err(|problem| wrong(&problem));
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a flag with the secret would show it in the list of processes"
+    )]
+    let value = std::env::var_os(SECRET_VARIABLE);
+    let Some(value) = value else { return Ok(None) };
+    let text = value.to_str().ok_or_else(|| {
+        Failure::new(
+            format_args!("{SECRET_VARIABLE} is not UTF-8"),
+            "Set it to printable characters, the same as at the gateway.",
+        )
+        .usage()
+    })?;
+    Ok(GatewaySecret::new(text).ok())
+}
+
+fn read_secret(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_SECRET_LEN + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_SECRET_LEN {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 8 KiB"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+    use httvps_backend::Verdict;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        backend: BackendArgs,
+    }
+
+    /// Runs `httvps backend …` on the file `devices.json` in `directory`.
+    fn call(directory: &Path, line: &str) -> Result<String, Failure> {
+        let devices = directory.join("devices.json").display().to_string();
+        let words = ["backend"].into_iter().chain(line.split(' ')).chain(["--devices", &devices]);
+        let line = Line::try_parse_from(words).unwrap();
+        let mut out = Vec::new();
+        execute(line.backend.command, &mut out).map(|()| String::from_utf8(out).unwrap())
+    }
+
+    fn json(text: &str) -> Value {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Line::command().debug_assert();
+    }
+
+    #[test]
+    fn a_token_is_shown_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let call = |line: &str| call(directory.path(), line).unwrap();
+        let shown = call("add-device --device-id anna --user 7");
+        let token = shown
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("token:"))
+            .map(|token| token.trim().to_owned())
+            .unwrap();
+        assert_eq!(token.len(), 64);
+        assert_eq!(shown.matches(&token).count(), 1);
+        for line in
+            ["list-devices", "list-devices --json", "set-status --device-id anna --status x"]
+        {
+            assert!(!call(line).contains(&token), "{line}");
+        }
+        let rotated = json(&call("rotate-token --device-id anna --json"));
+        call("set-status --device-id anna --status active");
+        let backend = Backend::load(directory.path().join("devices.json")).unwrap();
+        let is_let_in = |token: &str| {
+            matches!(backend.validate("anna", token), Verdict::Allowed { user_id: 7, .. })
+        };
+        assert!(is_let_in(rotated["token"].as_str().unwrap()));
+        assert!(!is_let_in(&token));
+    }
+
+    #[test]
+    fn devices_are_added_listed_changed_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let call = |line: &str| call(directory.path(), line).unwrap();
+        let added = json(&call("add-device --json --status trialing --until 2020-01-31"));
+        assert_eq!(added["subscription_end"], "2020-01-31");
+        assert_eq!(added["allowed"], false);
+        let id = added["device_id"].as_str().unwrap();
+        call("add-device --device-id anna --user 7");
+        let table = call("list-devices");
+        let rows: Vec<Vec<_>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(
+            rows,
+            [
+                vec!["DEVICE", "USER", "STATUS", "UNTIL", "ALLOWED"],
+                vec![id, "1", "trialing", "2020-01-31", "no"],
+                vec!["anna", "7", "active", "never", "yes"],
+            ]
+        );
+        let set = call(&format!("set-status --device-id {id} --status active --until never"));
+        assert!(set.contains("is let in"), "{set}");
+        call("remove-device --device-id anna");
+        let listed = json(&call("list-devices --json"));
+        assert_eq!(listed.as_array().unwrap().len(), 1);
+        assert_eq!(listed[0]["allowed"], true);
+        assert_eq!(listed[0]["subscription_end"], Value::Null);
+    }
+
+    #[test]
+    fn failures_name_what_and_the_way_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let fail = |line: &str| call(directory.path(), line).unwrap_err();
+        for line in ["serve", "list-devices", "remove-device --device-id anna"] {
+            let failure = fail(line);
+            assert!(failure.message.contains("does not exist"), "{}", failure.message);
+            assert!(failure.message.contains("httvps backend add-device --devices"));
+            assert_eq!(failure.code, 1);
+        }
+        call(directory.path(), "add-device --device-id anna").unwrap();
+        for (line, what, code) in [
+            ("add-device --device-id anna", "exists already", 1),
+            ("rotate-token --device-id berta", "no device \"berta\"", 1),
+            ("serve --listen nonsense", "cannot listen on \"nonsense\"", 2),
+            ("serve --secret-file /dev/null", "the secret is empty", 2),
+            ("serve --secret-file /nonexistent", "--secret-file /nonexistent", 2),
+        ] {
+            let failure = fail(line);
+            assert!(failure.message.contains(what), "{line}: {}", failure.message);
+            assert_eq!(failure.message.lines().count(), 2, "{line}");
+            assert_eq!(failure.code, code, "{line}");
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused_by_the_command_line() {
+        for line in [
+            "add-device --until tomorrow",
+            "add-device --status Active!",
+            "add-device --device-id é",
+            "add-device --user -1",
+            "set-status --device-id anna",
+            "remove-device",
+            "serve --secret s3cret",
+        ] {
+            let words = ["backend"].into_iter().chain(line.split(' '));
+            assert!(Line::try_parse_from(words).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! `httvps connect`: a local SOCKS5 and HTTP proxy through a gateway.
+
+use clap::{Args, ValueEnum};
+use httvps_client::proxy::{Accept, Credentials, Rejected, ReportRejected};
+use httvps_client::{
+    Bind, Client, Config, ConnectError, Event, GatewayUrl, Secret, Target, Trust, forward, proxy,
+};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The environment variable with the token itself. There is no flag: other users of the machine
+/// can see flags.
+const TOKEN_VARIABLE: &str = "HTTVPS_TOKEN";
+
+/// Largest token or password file, in bytes; a gateway takes no token beyond 8 KiB.
+const MAX_SECRET_FILE: u64 = 16 * 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  # A proxy on 127.0.0.1:1080 for everything that speaks SOCKS5 or HTTP proxy
+  httvps connect --gateway wss://vpn.example/ws --device-id laptop --token-file token.txt
+  curl --proxy socks5h://127.0.0.1:1080 https://example.org/
+  curl --proxy http://127.0.0.1:1080 https://example.org/
+
+  # Also a local port that leads to one target (repeatable)
+  httvps connect ... --forward 127.0.0.1:5432=db.example:5432
+
+  # A gateway with a certificate of a private authority
+  httvps connect ... --ca ca.pem
+
+The token is read from --token-file, or from HTTVPS_TOKEN when no file is given; it is never shown.
+It keeps trying while the gateway is not reachable; Ctrl-C or SIGTERM end it.
+Exit status: 0 ended by a signal, 1 a file or port cannot be used, 2 wrong usage.";
+
+/// Connect to a gateway and offer a local SOCKS5 and HTTP proxy
+///
+/// Programs on this machine use the proxy; their connections leave from the gateway. SOCKS5
+/// (CONNECT) and HTTP proxy (CONNECT and http:// requests) share one port. Host names are resolved
+/// by the gateway, not here.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct ConnectArgs {
+    /// The gateway: wss://HOST[:PORT][/PATH]; the path is /ws if none is given
+    #[arg(long, value_name = "URL", env = "HTTVPS_GATEWAY")]
+    gateway: GatewayUrl,
+    /// Name of this device, as the operator of the gateway knows it
+    #[arg(long, value_name = "ID", env = "HTTVPS_DEVICE_ID")]
+    device_id: String,
+    /// File with the device's token; spaces and line ends around it do not matter
+    #[arg(long, value_name = "FILE", env = "HTTVPS_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// PEM file with the certificate authorities to trust, instead of the system's
+    #[arg(long, value_name = "FILE", env = "HTTVPS_CA", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+    /// DANGEROUS: accept any certificate; whoever is on the way can read everything
+    #[arg(long)]
+    insecure: bool,
+    /// Address of the local proxy; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", env = "HTTVPS_LISTEN", default_value = "127.0.0.1:1080",
+          value_parser = parse_local)]
+    listen: Bind,
+    /// Lead a local port to one target: [ADDR:]PORT=HOST:PORT (repeatable)
+    #[arg(long, value_name = "LOCAL=HOST:PORT")]
+    forward: Vec<Forward>,
+    /// User name that programs must give to the local proxy
+    #[arg(long, value_name = "USER", env = "HTTVPS_PROXY_USER", requires = "proxy_password_file")]
+    proxy_user: Option<String>,
+    /// File with the password that programs must give to the local proxy
+    #[arg(long, value_name = "FILE", env = "HTTVPS_PROXY_PASSWORD_FILE", requires = "proxy_user")]
+    proxy_password_file: Option<PathBuf>,
+    /// Region to leave from, if the gateway offers a choice
+    #[arg(long, value_name = "REGION", env = "HTTVPS_REGION")]
+    region: Option<String>,
+    /// How much to tell on standard error
+    #[arg(long, value_name = "LEVEL", env = "HTTVPS_LOG_LEVEL", default_value = "info")]
+    log_level: Level,
+}
+
+/// What is told; each level includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Level {
+    /// Only what ends the program
+    Error,
+    /// Also what is wrong
+    Warn,
+    /// Also connecting and reconnecting
+    Info,
+    /// Also every local connection that came to nothing, with its target
+    Debug,
+}
+
+/// A local port and where it leads.
+#[derive(Debug, Clone)]
+struct Forward {
+    local: Bind,
+    target: Target,
+}
+
+impl FromStr for Forward {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (local, target) = text
+            .split_once('=')
+            .ok_or("no '='; accepted: LOCAL=HOST:PORT, as in 127.0.0.1:5432=db.example:5432")?;
+        let target = target.parse().map_err(|error| format!("{target:?}: {error}"))?;
+        Ok(Self { local: parse_local(local)?, target })
+    }
+}
+
+/// Reads a listen address; a port alone means this machine only.
+fn parse_local(text: &str) -> Result<Bind, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(Bind::Address((Ipv4Addr::LOCALHOST, port).into()));
+    }
+    text.parse::<Bind>().map_err(|error| format!("{error}; a PORT alone means 127.0.0.1:PORT"))
+}
+
+/// Runs the proxy until a signal comes.
+pub(crate) async fn run(args: ConnectArgs) -> ExitCode {
+    let voice = Arc::new(Voice::new(&args));
+    match connect(args, &voice).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(words) => {
+            voice.say(Level::Error, &words);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn connect(args: ConnectArgs, voice: &Arc<Voice>) -> Result<(), String> {
+    let config = configure(&args, voice)?;
+    let credentials = credentials(&args)?;
+    let mut signals = Signals::listen().map_err(|error| format!("cannot take signals: {error}"))?;
+
+    let report: ReportRejected = {
+        let voice = voice.clone();
+        Arc::new(move |rejected: &Rejected| voice.say(Level::Debug, rejected))
+    };
+    let places = Arc::new(Semaphore::new(Accept::DEFAULT_CONNECTIONS));
+    let bind = |local: Bind| {
+        let accept = Accept::bind(local, places.clone(), report.clone());
+        let accept = accept.map_err(|error| format!("cannot listen on {local}: {error}"))?;
+        let address = accept.local_addr().map_err(|error| error.to_string())?;
+        Ok::<_, String>((accept, address))
+    };
+    let (proxy_port, proxy_address) = bind(args.listen)?;
+    let mut forwards = Vec::new();
+    for Forward { local, target } in args.forward {
+        let (accept, address) = bind(local)?;
+        forwards.push((accept, address, target));
+    }
+
+    warn_of_open_doors(voice, proxy_address, credentials.is_some(), &forwards);
+    voice.say(Level::Info, &format_args!("proxy on {proxy_address} (SOCKS5 and HTTP)"));
+    let client = {
+        let voice = voice.clone();
+        let report = Box::new(move |event: &Event| voice.tell(event));
+        Client::start(config, report).map_err(|error| error.to_string())?
+    };
+    let opener = Arc::new(client.clone());
+    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(proxy::serve(proxy_port, credentials, opener.clone(), cancel.clone()));
+    for (accept, address, target) in forwards {
+        voice.say(Level::Info, &format_args!("{address} leads to {target}"));
+        tasks.spawn(forward::serve(accept, target, opener.clone(), cancel.clone()));
+    }
+
+    signals.next().await;
+    voice.say(Level::Info, &"closing");
+    cancel.cancel();
+    tasks.close();
+    tokio::select! {
+        () = async {
+            tasks.wait().await;
+            client.close().await;
+        } => {}
+        // Whoever insists does not want to wait for the gateway's goodbye.
+        () = signals.next() => {}
+    }
+    Ok(())
+}
+
+fn configure(args: &ConnectArgs, voice: &Voice) -> Result<Config, String> {
+    let mut config = Config::new(args.gateway.clone(), &*args.device_id, token(args, voice)?);
+    config.region.clone_from(&args.region);
+    if let Some(file) = &args.ca {
+        config.trust = Trust::from_pem_file(file)?;
+    }
+    if args.insecure {
+        config.trust = Trust::Insecure;
+        voice.say(
+            Level::Warn,
+            &"WARNING: --insecure accepts ANY certificate. Whoever is between this machine and \
+              the gateway can read and change everything, the device's token first of all",
+        );
+    }
+    Ok(config)
+}
+
+fn token(args: &ConnectArgs, voice: &Voice) -> Result<Secret, String> {
+    #[expect(clippy::disallowed_methods, reason = "this module reads the client's settings")]
+    let variable = || std::env::var(TOKEN_VARIABLE).ok().map(Secret::new);
+    let token = match &args.token_file {
+        Some(file) => {
+            let token = read_secret(file)?;
+            if is_readable_by_all(file) {
+                voice.say(
+                    Level::Warn,
+                    &format_args!(
+                        "warning: every user of this machine can read {0}; run: chmod 600 {0}",
+                        file.display()
+                    ),
+                );
+            }
+            Some(token)
+        }
+        None => variable(),
+    };
+    let token = token.map(|token| Secret::new(token.expose().trim().to_owned()));
+    match token {
+        Some(token) if !token.expose().is_empty() => Ok(token),
+        Some(_) => Err("the token is empty".into()),
+        None => Err(format!("no token; give its file with --token-file, or set {TOKEN_VARIABLE}")),
+    }
+}
+
+fn credentials(args: &ConnectArgs) -> Result<Option<Credentials>, String> {
+    let (Some(user), Some(file)) = (&args.proxy_user, &args.proxy_password_file) else {
+        return Ok(None);
+    };
+    let password = read_secret(file)?;
+    let password = Secret::new(password.expose().trim_end_matches(['\r', '\n']).to_owned());
+    let is_carried = |text: &str| (1..=255).contains(&text.len());
+    if !is_carried(user) || !is_carried(password.expose()) || user.contains(':') {
+        return Err("the proxy's user name and password have 1 to 255 bytes each, and the user \
+                    name no ':'"
+            .into());
+    }
+    Ok(Some(Credentials::new(Secret::new(user.clone()), password)))
+}
+
+fn read_secret(path: &Path) -> Result<Secret, String> {
+    let shown = path.display();
+    let file = File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+    let mut text = String::new();
+    match file.take(MAX_SECRET_FILE + 1).read_to_string(&mut text) {
+        Ok(n) if n as u64 > MAX_SECRET_FILE => Err(format!("{shown} is larger than 16 KiB")),
+        Ok(_) => Ok(Secret::new(text)),
+        Err(error) => Err(format!("cannot read {shown}: {error}")),
+    }
+}
+
+fn is_readable_by_all(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
+}
+
+fn warn_of_open_doors(
+    voice: &Voice,
+    proxy: SocketAddr,
+    has_credentials: bool,
+    forwards: &[(Accept, SocketAddr, Target)],
+) {
+    if !proxy.ip().is_loopback() && !has_credentials {
+        let words = format_args!(
+            "WARNING: the proxy on {proxy} is open to EVERYBODY who can reach this machine; \
+             listen on 127.0.0.1, or set --proxy-user and --proxy-password-file"
+        );
+        voice.say(Level::Warn, &words);
+    }
+    for (_, address, target) in forwards.iter().filter(|(_, local, _)| !local.ip().is_loopback()) {
+        let words = format_args!(
+            "warning: everybody who can reach this machine reaches {target} through {address}"
+        );
+        voice.say(Level::Warn, &words);
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Tells what happens: one line for each change, on standard error.
+struct Voice {
+    level: Level,
+    gateway: String,
+    device_id: String,
+    /// The last problem that was told, until a session stands.
+    problem: Mutex<Option<String>>,
+}
+
+impl Voice {
+    fn new(args: &ConnectArgs) -> Self {
+        Self {
+            level: args.log_level,
+            gateway: args.gateway.to_string(),
+            device_id: args.device_id.escape_debug().to_string(),
+            problem: Mutex::default(),
+        }
+    }
+
+    #[expect(clippy::print_stderr, reason = "the words of a command-line program")]
+    fn say(&self, level: Level, words: &dyn fmt::Display) {
+        if level <= self.level {
+            eprintln!("httvps: {words}");
+        }
+    }
+
+    fn tell(&self, event: &Event) {
+        match event {
+            Event::Connected { session_id, max_streams, sessions, .. } => {
+                *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                let (gateway, device) = (&self.gateway, &self.device_id);
+                if *sessions == 1 {
+                    let words = format_args!("connected to {gateway} as device {device}");
+                    self.say(Level::Info, &words);
+                }
+                let words = format_args!(
+                    "session {session_id} is up: {sessions} in all, {max_streams} streams each"
+                );
+                self.say(Level::Debug, &words);
+            }
+            Event::Draining { sessions: 0 } => self.say(
+                Level::Info,
+                &"the gateway is going down; what is open finishes there, the rest reconnects",
+            ),
+            Event::Draining { .. } => self.say(Level::Debug, &"the gateway drains a session"),
+            Event::Ended { end, sessions: 0 } => {
+                self.say(Level::Warn, &format_args!("disconnected, will reconnect: {end}"));
+            }
+            Event::Ended { end, .. } => {
+                self.say(Level::Debug, &format_args!("a session ended: {end}"));
+            }
+            Event::Failed { error, sessions: 0, .. } => {
+                let words = format!("{error}{}; will keep trying", Hint(error));
+                let mut told = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+                if told.as_ref() != Some(&words) {
+                    self.say(Level::Warn, &words);
+                    *told = Some(words);
+                }
+            }
+            Event::Failed { error, .. } => {
+                self.say(Level::Debug, &format_args!("no further session: {error}"));
+            }
+        }
+    }
+}
+
+/// What a person can do about a problem.
+struct Hint<'a>(&'a ConnectError);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            ConnectError::Dns { .. } => "; check the host in --gateway and this machine's network",
+            ConnectError::ConnectionRefused { .. } => {
+                "; check the port in --gateway, and whether the gateway runs"
+            }
+            ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } => {
+                "; check this machine's network and any firewall on the way"
+            }
+            ConnectError::Certificate(_) => {
+                "; name a private authority with --ca, and check the host in --gateway"
+            }
+            ConnectError::NotAGateway { .. } => "; check host, port and path in --gateway",
+            ConnectError::Refused { reason, .. } => match &**reason {
+                "device_not_found" => "; check --device-id",
+                "invalid_token" | "device_mismatch" => {
+                    "; check the token and --device-id, or ask the operator for a new token"
+                }
+                "no_active_subscription" => "; renew the subscription",
+                _ => "; ask the operator of the gateway",
+            },
+            ConnectError::BackendUnavailable => "; the operator has to see to it",
+            ConnectError::BadHello(_) => "; check --device-id and the token",
+            ConnectError::Tls(_) | ConnectError::Closed(_) | ConnectError::Config(_) => "",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwards_and_local_addresses_are_read() {
+        let forward: Forward = "5432=db.example:5433".parse().unwrap();
+        assert_eq!(forward.local.to_string(), "127.0.0.1:5432");
+        assert_eq!(forward.target.to_string(), "db.example:5433");
+        let forward: Forward = "[::1]:1=[2001:db8::1]:2".parse().unwrap();
+        assert_eq!(forward.local.to_string(), "[::1]:1");
+        assert_eq!(forward.target.to_string(), "[2001:db8::1]:2");
+        for bad in ["", "1", "1=", "=a:1", "x=a:1", "1=a", "1:2:3=a:1"] {
+            assert!(bad.parse::<Forward>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        ConnectArgs::augment_args(clap::Command::new("connect")).debug_assert();
+    }
+}

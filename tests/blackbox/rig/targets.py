@@ -1,0 +1,125 @@
+"""TCP targets for the direct upstream, on loopback."""
+
+import select
+import socket
+import struct
+import threading
+from contextlib import contextmanager
+
+from .poll import eventually
+
+
+class Target:
+    """Accepts on a free port and runs `serve(connection)` for each; remembers every connection."""
+
+    def __init__(self, serve):
+        self.serve = serve
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = self.listener.getsockname()[1]
+        self.accepted = []
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.port}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.listener.close()
+        for connection in self.accepted:
+            connection.close()
+
+    def _run(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.accepted.append(connection)
+            threading.Thread(target=self._one, args=(connection,), daemon=True).start()
+
+    def _one(self, connection):
+        try:
+            self.serve(connection)
+        except OSError:
+            pass
+
+
+def echo(connection):
+    while data := connection.recv(65536):
+        connection.sendall(data)
+    connection.close()
+
+
+def silent(connection):
+    """Holds the connection and reads nothing."""
+
+
+def source(payload):
+    """Sends `payload`, then ends."""
+    def serve(connection):
+        connection.sendall(payload)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1)
+        connection.close()
+    return serve
+
+
+def resetting(connection):
+    """Waits for a byte, then resets."""
+    connection.recv(1)
+    reset(connection)
+
+
+def reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+class Sink:
+    """Reads everything up to the end of file."""
+
+    def __init__(self):
+        self.received, self.ended, self.how = bytearray(), threading.Event(), None
+
+    def __call__(self, connection):
+        try:
+            while data := connection.recv(65536):
+                self.received += data
+            self.how = "eof"
+        except ConnectionResetError:
+            self.how = "reset"
+        self.ended.set()
+        connection.close()
+
+
+def refusing_port():
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def full_backlog():
+    """An address that neither accepts nor refuses: a listener whose queue is full."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    fillers = []
+
+    def is_full():
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(listener.getsockname())
+        fillers.append(filler)
+        return not select.select([], [filler], [], 0.2)[1]
+
+    try:
+        eventually(is_full, 10, "the backlog is full")
+        yield "127.0.0.1:%d" % listener.getsockname()[1]
+    finally:
+        for one in [*fillers, listener]:
+            one.close()
