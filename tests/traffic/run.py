@@ -360,7 +360,7 @@ def words_of(process, pattern):
 
 # --- httvps dev
 
-@test("httvps dev: its curl line works as printed; Ctrl-C ends it cleanly")
+@test("httvps dev: its curl and connect lines work as printed; Ctrl-C ends it cleanly")
 def _(world):
     scratch = world.folder / "dev"
     temporary, working = scratch / "tmp", scratch / "cwd"
@@ -373,12 +373,25 @@ def _(world):
         done = subprocess.run(line, shell=True, cwd=working, env=clean_env(TMPDIR=str(temporary)), capture_output=True, timeout=30)
         assert done.returncode == 0, f"{line}\nexit {done.returncode}: {done.stderr.decode()}"
         assert done.stdout.strip(), f"no output of: {line}"
+        connect_as_printed(world, dev, done.stdout)
         assert dev.stop(signal.SIGINT, seconds=10) == 0, f"exit {dev.process.returncode}:\n{dev.log}"
         assert not re.search(r"panicked|\bWARN\b|stack backtrace", dev.log), dev.log
         assert not is_group_alive(dev.pid), "a process is left"
     left = [str(path) for path in (*temporary.iterdir(), *working.iterdir())]
     assert not left, f"left behind: {left}"
     return f"ready in {ready:.1f} s; {shlex.split(line)[-1]}"
+
+
+def connect_as_printed(world, dev, expected):
+    """A second client, started by the line that `dev` shows, reaches the demo page too."""
+    line = re.search(r"^\s*(\S+ connect (?:.*\\\n)*.*)$", dev.log, re.MULTILINE)
+    assert line, f"no line to connect with:\n{dev.log}"
+    demo = re.search(r"curl .*?(http://127\S+)", dev.log)[1]
+    port = free_port()
+    with Process(world.folder, "connect", ["sh", "-c", f"exec {line[1]} --listen 127.0.0.1:{port}"]) as client:
+        client.wait_until("the local proxy listens", lambda: accepts(port))
+        done = curl("--fail", "--proxy", f"socks5h://127.0.0.1:{port}", demo, seconds=20)
+        assert done.stdout == expected, f"curl exit {done.returncode}: {done.stderr.decode()}\n{client.log}"
 
 
 def is_group_alive(group):

@@ -405,7 +405,11 @@ pub(crate) mod tests {
         let start = Instant::now();
         let relay = tokio::spawn(relay(side, remote));
         drop(target);
-        let writer = tokio::spawn(async move { while program.write_all(b"more").await.is_ok() {} });
+        let writer = tokio::spawn(async move {
+            while program.write_all(b"more").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
         assert!(matches!(relay.await.unwrap(), Outcome::Finished | Outcome::LocalGone));
         writer.await.unwrap();
         assert!(start.elapsed() <= AFTER_TARGET_END);

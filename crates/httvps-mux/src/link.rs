@@ -129,6 +129,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         self.ws.poll_shutdown(cx).map_err(LinkError::from)
     }
 
+    /// Says that the owner does not receive for now: what is not read cannot count as silence.
+    pub fn hold_keepalive(&mut self, now: Instant) {
+        self.keepalive.handle_received(now);
+    }
+
     /// When [`Self::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match (self.keepalive.poll_timeout(), self.write_deadline) {

@@ -105,8 +105,7 @@ settings! {
 
         /// `stream_open` frames that one session may send in a second.
         max_stream_opens_per_second: u32 as Whole, env GATEWAY_MAX_STREAM_OPENS_PER_SECOND,
-            default "200",
-            range "1" to "1000000", zero "no limit";
+            default "200", range "1" to "1000000", zero "no limit";
 
         /// `stream_open` frames that may come at once before the rate holds.
         max_stream_open_burst: u32 as Whole, env GATEWAY_MAX_STREAM_OPEN_BURST, default "500",
@@ -216,8 +215,8 @@ settings! {
     "Process" {
         /// The memory that the gateway may use. Its own resident size is held against it.
         memory_budget_bytes: u64 as Size, env GATEWAY_MEMORY_BUDGET_BYTES, default "0",
-            range "16MiB" to "16384GiB", zero "the limit of the control group,
-            or else the host's memory";
+            range "16MiB" to "16384GiB",
+            zero "the limit of the control group, or else the host's memory";
 
         /// Percent of the memory budget above which newcomers are refused; those who are in stay.
         memory_refuse_percent: u32 as Whole, env GATEWAY_MEMORY_REFUSE_PERCENT, default "95",

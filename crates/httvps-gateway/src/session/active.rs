@@ -1,19 +1,18 @@
 //! An authenticated session at work.
 
+mod relays;
+mod streams;
+
 use super::ClientLink;
 use super::closing::close;
 use super::ready::Ready;
-use super::relay::{Relay, Sink, Turn};
 use crate::context::Context as Gateway;
 use crate::metrics::{ClientErrorCode, Limit, Metrics, OpenConnection, SessionEnd};
 use crate::registry::{Order, Place};
-use httvps_mux::{LinkError, LinkOutbox};
-use httvps_proto::{
-    Bucket, CloseCause, ErrorCode, Input, Session, StreamEnd, StreamKey, StreamRefusal, Target,
-};
+use httvps_mux::LinkError;
+use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind};
-use httvps_upstream::OpenRequest;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -24,6 +23,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::time::Sleep;
+
+use relays::Relays;
 
 /// Messages and stream turns that one poll handles before other tasks get the processor.
 const POLL_BUDGET: usize = 64;
@@ -115,10 +116,10 @@ impl Active {
         self.end_streams(end == SessionEnd::ClientClosed);
         match end {
             SessionEnd::Drain => {
-                self.link.queue_close(CloseCode::RESTART.get(), "the gateway is draining")
+                self.link.queue_close(CloseCode::RESTART.get(), "the gateway is draining");
             }
             SessionEnd::KeepAlive => {
-                self.link.queue_close(CloseCode::GOING_AWAY.get(), "no sign of life")
+                self.link.queue_close(CloseCode::GOING_AWAY.get(), "no sign of life");
             }
             SessionEnd::ErrorFlood => {
                 self.link.queue_close(CloseCode::POLICY.get(), CloseCause::ErrorFlood.words());
@@ -228,87 +229,6 @@ impl Active {
             && self.delivering.load(Ordering::Acquire) < config.max_session_queue_bytes
     }
 
-    /// Gives the streams that waited for room a turn, once there is some again.
-    fn readmit(&mut self) -> bool {
-        let has_room = self.link.queued() <= self.gateway.config.max_session_queue_bytes / 2;
-        if !has_room || self.without_room.is_empty() {
-            return false;
-        }
-        while let Some(stream) = self.without_room.pop_front() {
-            if let Some(relay) = self.relays.get_mut(stream) {
-                relay.waits_for_room = false;
-            }
-            self.turns.push_back(stream);
-        }
-        true
-    }
-
-    fn wait_for_room(&mut self, stream: StreamKey) {
-        if let Some(relay) = self.relays.get_mut(stream)
-            && !std::mem::replace(&mut relay.waits_for_room, true)
-        {
-            if self.without_room.is_empty() {
-                self.gateway.metrics.limit_hit(Limit::SessionQueue);
-            }
-            self.without_room.push_back(stream);
-        }
-    }
-
-    fn poll_streams(&mut self, now: Instant, budget: &mut usize) -> bool {
-        self.ready.take(&mut self.turns);
-        let mut has_moved = false;
-        for _ in 0..self.turns.len() {
-            let Some(stream) = self.turns.pop_front() else { break };
-            if *budget == 0 {
-                self.turns.push_front(stream);
-                break;
-            }
-            *budget -= 1;
-            let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
-            match turn {
-                None | Some(Turn::Waiting) => {}
-                Some(Turn::More) => self.turns.push_back(stream),
-                Some(Turn::NoRoom) => self.wait_for_room(stream),
-                Some(Turn::Ended(end)) => self.end_stream(stream, end),
-            }
-            has_moved = true;
-        }
-        has_moved
-    }
-
-    /// Lends a stream's relay out together with the way to the client, and keeps the count of
-    /// waiting bytes right.
-    fn with_relay<R>(
-        &mut self,
-        stream: StreamKey,
-        f: impl FnOnce(&mut Relay, &mut ClientSink<'_>) -> R,
-    ) -> Option<R> {
-        let limit = self.gateway.config.max_session_queue_bytes;
-        let relay = self.relays.table.get_mut(stream.index())?.as_mut()?;
-        let before = relay.pending_cost();
-        let mut sink = ClientSink {
-            stream,
-            has_room: self.link.queued() < limit,
-            limit,
-            link: &mut self.link,
-            session: &mut self.session,
-            sent: 0,
-        };
-        let result = f(relay, &mut sink);
-        let sent = sink.sent;
-        let after = relay.pending_cost();
-        self.relays.recount(before, after, self.gateway.config.max_stream_queue_bytes);
-        if sent > 0 {
-            self.traffic.bytes_out += sent;
-            self.gateway.metrics.bytes_out.inc_by(sent);
-        }
-        if after > before {
-            let stall = self.gateway.config.stream_stall_timeout;
-            self.sweep_by((!stall.is_zero()).then(|| Instant::now() + stall));
-        }
-        Some(result)
-    }
-
     fn handle_message(&mut self, kind: Kind, now: Instant) -> Result<(), SessionEnd> {
         SCRATCH.with_borrow_mut(|scratch| {
             let (message, mut out) = self.link.message();
@@ -365,46 +285,6 @@ impl Active {
         SessionEnd::ErrorFlood
     }
 
-    fn open_stream(
-        &mut self,
-        stream: StreamKey,
-        target: Option<&str>,
-        now: Instant,
-    ) -> Result<(), SessionEnd> {
-        let target = match target.filter(|_| self.gateway.connector.uses_target()) {
-            None => None,
-            Some(text) => match Target::parse(text) {
-                Ok(target) => Some(target),
-                Err(error) => {
-                    let words = error.to_string();
-                    let mut out = self.link.outbox();
-                    let refused = self.session.refuse_target(now, stream, &words, &mut out);
-                    if let Input::Fatal(cause) = refused {
-                        return Err(self.end_of_flood(cause));
-                    }
-                    self.note_refusal(ErrorCode::BadStream, None);
-                    return Ok(());
-                }
-            },
-        };
-        let deadline = self.gateway.config.dial_timeout;
-        let dial = self.gateway.connector.connect(OpenRequest { target, deadline });
-        self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
-        self.traffic.streams += 1;
-        self.gateway.metrics.stream_opened();
-        let idle = self.gateway.config.stream_idle_timeout;
-        self.sweep_by((!idle.is_zero()).then(|| now + idle));
-        // The test upstreams stand at once; a dial has to be polled once to begin.
-        let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
-        match turn {
-            Some(Turn::Ended(end)) => self.end_stream(stream, end),
-            Some(Turn::More) => self.turns.push_back(stream),
-            Some(Turn::NoRoom) => self.wait_for_room(stream),
-            Some(Turn::Waiting) | None => {}
-        }
-        Ok(())
-    }
-
     /// Logs an error that the client was told of; no more than [`LOG_RATE`] a second, since the
     /// client decides how many there are. The metrics count them all.
     fn log_error(&mut self, code: ErrorCode, stream_id: Option<&str>, reason: Option<&str>) {
@@ -420,92 +300,14 @@ impl Active {
         }
     }
 
-    /// Ends a stream from our side and tells the client.
-    fn end_stream(&mut self, stream: StreamKey, end: StreamEnd) {
-        if end != StreamEnd::Eof {
-            let id = self.session.stream_id(stream).map(Box::<str>::from);
-            self.log_error(ErrorCode::StreamError, id.as_deref(), Some(end.as_str()));
-        }
-        self.session.end(stream, end, &mut self.link.outbox());
-        self.gateway.metrics.stream_ended(end);
-        match end {
-            StreamEnd::Stalled => self.gateway.metrics.limit_hit(Limit::StreamStall),
-            StreamEnd::Idle => self.gateway.metrics.limit_hit(Limit::StreamIdle),
-            StreamEnd::Timeout => self.gateway.metrics.limit_hit(Limit::Dial),
-            _ => {}
-        }
-        // What the client sent before the target finished is still the target's.
-        self.free(stream, end == StreamEnd::Eof);
-    }
-
-    /// Frees a stream that the client closed.
-    fn close_stream(&mut self, stream: StreamKey, deliver: bool) {
-        self.gateway.metrics.stream_ended(StreamEnd::ClientClosed);
-        self.free(stream, deliver);
-    }
-
-    /// Takes a stream's relay out of the table; bytes that its upstream has not taken yet are
-    /// delivered by a task of their own, which counts against the session until it is done.
-    fn free(&mut self, stream: StreamKey, deliver: bool) {
-        let config = &self.gateway.config;
-        let Some(mut relay) = self.relays.remove(stream, config.max_stream_queue_bytes) else {
-            return;
-        };
-        if !deliver {
-            relay.reset();
-            return;
-        }
-        if relay.has_unsent() {
-            let cost = relay.pending_cost();
-            self.delivering.fetch_add(cost, Ordering::AcqRel);
-            let (delivering, ready) = (self.delivering.clone(), self.ready.clone());
-            let stall = config.stream_stall_timeout;
-            self.gateway.tasks.spawn(async move {
-                relay.deliver(stall).await;
-                delivering.fetch_sub(cost, Ordering::AcqRel);
-                ready.wake_session();
-            });
-        }
-    }
-
-    /// The session is over: frees every stream.
-    fn end_streams(&mut self, deliver: bool) {
-        let streams: Vec<_> = self.relays.keys().collect();
-        for stream in streams {
-            self.gateway.metrics.stream_ended(StreamEnd::SessionEnded);
-            self.free(stream, deliver);
-        }
-    }
-
-    fn sweep_by(&mut self, at: Option<Instant>) {
-        if let Some(at) = at
-            && self.sweep_at.is_none_or(|sweep| at < sweep)
-        {
-            self.sweep_at = Some(at);
-        }
-    }
-
-    /// Ends the streams that have been idle or stalled for too long.
-    fn sweep(&mut self, now: Instant) {
-        let (stall, idle) =
-            (self.gateway.config.stream_stall_timeout, self.gateway.config.stream_idle_timeout);
-        self.sweep_at = None;
-        let streams: Vec<_> = self.relays.keys().collect();
-        for stream in streams {
-            let deadline = self.relays.get(stream).and_then(|relay| relay.deadline(stall, idle));
-            match deadline {
-                Some((at, end)) if at <= now => self.end_stream(stream, end),
-                Some((at, _)) => self.sweep_by(Some(at)),
-                None => {}
-            }
-        }
-    }
-
     /// Pending until the next deadline; ready when one was handled and there may be more to do.
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), SessionEnd>> {
         if self.sweep_at.is_some_and(|at| at <= now) {
             self.sweep(now);
             return Poll::Ready(Ok(()));
+        }
+        if !self.may_read() {
+            self.link.hold_keepalive(now);
         }
         let link_at = self.link.poll_timeout();
         if link_at.is_some_and(|at| at <= now) {
@@ -576,95 +378,5 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.active_sessions.dec();
-    }
-}
-
-/// The streams' relays, by key, and what waits in them.
-struct Relays {
-    metrics: Metrics,
-    table: Vec<Option<Box<Relay>>>,
-    /// Cost of everything that waits for an upstream.
-    pending: usize,
-    /// Streams at or above their own bound.
-    full: usize,
-}
-
-impl Drop for Relays {
-    fn drop(&mut self) {
-        for _ in self.keys() {
-            self.metrics.stream_ended(StreamEnd::SessionEnded);
-        }
-    }
-}
-
-impl Relays {
-    fn new(metrics: Metrics) -> Self {
-        Self { metrics, table: Vec::new(), pending: 0, full: 0 }
-    }
-
-    fn insert(&mut self, stream: StreamKey, relay: Relay) {
-        if self.table.len() <= stream.index() {
-            self.table.resize_with(stream.index() + 1, || None);
-        }
-        self.table[stream.index()] = Some(Box::new(relay));
-    }
-
-    fn get(&self, stream: StreamKey) -> Option<&Relay> {
-        self.table.get(stream.index())?.as_deref()
-    }
-
-    fn get_mut(&mut self, stream: StreamKey) -> Option<&mut Relay> {
-        self.table.get_mut(stream.index())?.as_deref_mut()
-    }
-
-    fn remove(&mut self, stream: StreamKey, max_stream: usize) -> Option<Relay> {
-        let relay = self.table.get_mut(stream.index())?.take()?;
-        self.recount(relay.pending_cost(), 0, max_stream);
-        while matches!(self.table.last(), Some(None)) {
-            self.table.pop();
-        }
-        Some(*relay)
-    }
-
-    fn recount(&mut self, before: usize, after: usize, max_stream: usize) {
-        let (was_full, is_full) = (before >= max_stream, after >= max_stream);
-        self.pending = self.pending + after - before;
-        self.full = self.full + usize::from(is_full) - usize::from(was_full);
-        if is_full && !was_full {
-            self.metrics.limit_hit(Limit::StreamQueue);
-        }
-    }
-
-    fn keys(&self) -> impl Iterator<Item = StreamKey> {
-        let table = self.table.iter().enumerate();
-        table.filter(|(_, relay)| relay.is_some()).map(|(index, _)| StreamKey(index as u32))
-    }
-}
-
-/// The way of one stream's payload to the client.
-struct ClientSink<'a> {
-    stream: StreamKey,
-    has_room: bool,
-    limit: usize,
-    link: &'a mut ClientLink,
-    session: &'a mut Session,
-    sent: u64,
-}
-
-impl Sink for ClientSink<'_> {
-    fn has_room(&self) -> bool {
-        self.has_room
-    }
-
-    fn send(&mut self, payload: &[u8]) {
-        let mut out: LinkOutbox<'_> = self.link.outbox();
-        if self.session.write(self.stream, payload, &mut out) {
-            self.sent += payload.len() as u64;
-        }
-        self.has_room = self.link.queued() < self.limit;
-    }
-
-    fn opened(&mut self) {
-        self.session.opened(self.stream, &mut self.link.outbox());
     }
 }

@@ -264,7 +264,7 @@ impl Entry<'_> {
         session.handle_verdict(Instant::now(), &verdict, &mut link.outbox());
         match result {
             HandshakeResult::Error => {
-                link.queue_close(CloseCode::TRY_AGAIN.get(), "try again later")
+                link.queue_close(CloseCode::TRY_AGAIN.get(), "try again later");
             }
             _ => link.queue_close(CloseCode::POLICY.get(), "not allowed"),
         }

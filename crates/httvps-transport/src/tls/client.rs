@@ -13,6 +13,7 @@ use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::engine::Engine;
+use super::handshake::handshake;
 use super::{ALPN, TlsError, TlsStream};
 
 /// Whom a client believes.
@@ -69,7 +70,7 @@ impl ClientTls {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let connection = UnbufferedClientConnection::new(Arc::clone(&self.config), name)?;
-        TlsStream::handshake(io, Engine::Client(connection)).await
+        handshake(io, Engine::Client(connection)).await
     }
 }
 

@@ -9,6 +9,7 @@ mod certificate;
 mod client;
 mod engine;
 mod error;
+mod handshake;
 mod server;
 mod stream;
 

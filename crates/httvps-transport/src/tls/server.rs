@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::certificate::Resolver;
 use super::engine::Engine;
+use super::handshake::handshake;
 use super::{ALPN, CertError, CertSource, ReloadOutcome, TlsError, TlsStream};
 
 /// Tickets sent after a TLS 1.3 handshake. One: a device resumes one connection at a time.
@@ -53,7 +54,7 @@ impl ServerTls {
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))?;
-        TlsStream::handshake(io, Engine::Server(connection)).await
+        handshake(io, Engine::Server(connection)).await
     }
 
     /// Reads the certificate files again. Blocks on the file system for a moment.

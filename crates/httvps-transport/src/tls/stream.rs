@@ -1,22 +1,14 @@
 //! A TLS connection that holds no buffer while it is idle.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::Error;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::TlsError;
 use super::engine::{Engine, Job, Step};
 use crate::buffers::{self, BULK, SCRATCH_LEN};
-
-/// Bytes of an unfinished handshake that are kept at the most.
-const HANDSHAKE_MAX: usize = 64 * 1024;
-
-/// Room for one read during the handshake; a flight is 2 to 4 KiB.
-const READ_HANDSHAKE: usize = 4096;
 
 /// What a read asks the socket for beyond the room of its caller: the overhead of the records
 /// and one record more, so that small reads do not leave long leftovers.
@@ -25,8 +17,9 @@ const READ_SLACK: usize = 18 * 1024;
 /// A TLS stream over `IO`, made by [`ServerTls::accept`](super::ServerTls::accept) or
 /// [`ClientTls::connect`](super::ClientTls::connect).
 ///
-/// The value itself is `IO` and one pointer (40 bytes over a tokio `TcpStream`); the boxed state
-/// is below 1.5 KiB beside the keys that the cryptography library holds. There is no read or
+/// The value itself is `IO` and one pointer (48 bytes over a tokio `TcpStream`). An idle server's
+/// connection holds 3.6 to 3.9 KiB of heap in all, measured with a 1.3 handshake: the boxed state,
+/// the keys inside the cryptography library, and 0.6 KiB of tokio's socket. There is no read or
 /// write buffer: records are decrypted and encrypted in a scratch area of the worker thread. What
 /// is kept between two calls, each in an allocation of exactly its size that is freed when empty:
 ///
@@ -119,91 +112,12 @@ impl<IO> TlsStream<IO> {
     }
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> TlsStream<IO> {
-    /// Runs the handshake. On an error the alert is offered to the peer once, without waiting.
-    pub(super) async fn handshake(mut io: IO, mut engine: Engine) -> Result<Self, TlsError> {
-        let mut inbound = Vec::new();
-        let mut outbound = Vec::new();
-        loop {
-            let (discard, step) = engine.step(&mut inbound, &mut outbound, &mut Job::Handshake);
-            inbound.drain(..discard);
-            match step {
-                Ok(Step::Progress) => continue,
-                Ok(Step::NeedMore | Step::Full) => {}
-                Ok(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-                Err(error) => {
-                    engine.collect_alert(&mut outbound);
-                    send_once(&mut io, &outbound).await;
-                    return Err(error.into());
-                }
-            }
-            if engine.has_only_tickets() {
-                break;
-            }
-            let is_done = !engine.is_handshaking();
-            if !is_done && inbound.len() >= HANDSHAKE_MAX {
-                return Err(TlsError::Oversized);
-            }
-            poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, is_done)).await?;
-            if is_done {
-                break;
-            }
-        }
-        inbound.shrink_to_fit();
-        outbound.shrink_to_fit();
+impl<IO> TlsStream<IO> {
+    /// A stream whose handshake is over, with what is left of it in either direction.
+    pub(super) fn new(io: IO, engine: Engine, inbound: Vec<u8>, outbound: Vec<u8>) -> Self {
         let state = State { inbound, outbound, ..State::new(engine) };
-        Ok(Self { io, state: Box::new(state) })
+        Self { io, state: Box::new(state) }
     }
-}
-
-/// Writes `outbound` and, unless the handshake `is_done`, reads more: both at once, because two
-/// peers that wait for each other's reading before they read themselves wait for ever.
-fn poll_trade<IO: AsyncRead + AsyncWrite + Unpin>(
-    io: &mut IO,
-    cx: &mut Context<'_>,
-    outbound: &mut Vec<u8>,
-    inbound: &mut Vec<u8>,
-    is_done: bool,
-) -> Poll<io::Result<()>> {
-    let mut is_flushed = false;
-    while !is_flushed {
-        if outbound.is_empty() {
-            ready!(Pin::new(&mut *io).poll_flush(cx))?;
-            is_flushed = true;
-        } else {
-            match Pin::new(&mut *io).poll_write(cx, outbound) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(n)) => drop(outbound.drain(..n)),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => break,
-            }
-        }
-    }
-    if is_done {
-        return if is_flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
-    }
-    inbound.reserve(READ_HANDSHAKE);
-    let room = (inbound.capacity() - inbound.len()).min(HANDSHAKE_MAX - inbound.len());
-    let mut limited = bytes::BufMut::limit(inbound, room);
-    match ready!(Future::poll(std::pin::pin!(io.read_buf(&mut limited)), cx))? {
-        0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
-        _ => Poll::Ready(Ok(())),
-    }
-}
-
-/// Offers `bytes` to the socket without waiting for room.
-async fn send_once<IO: AsyncWrite + Unpin>(io: &mut IO, bytes: &[u8]) {
-    if bytes.is_empty() {
-        return;
-    }
-    poll_fn(|cx| {
-        // Best effort by design: the connection is over either way.
-        if let Poll::Ready(Ok(_)) = Pin::new(&mut *io).poll_write(cx, bytes) {
-            let _ = Pin::new(&mut *io).poll_flush(cx);
-        }
-        Poll::Ready(())
-    })
-    .await;
 }
 
 impl State {
@@ -511,5 +425,19 @@ impl<IO> std::fmt::Debug for TlsStream<IO> {
             .field("version", &self.version())
             .field("buffered_capacity", &self.buffered_capacity())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn the_stream_is_a_pointer_beside_its_socket() {
+        let pointer = size_of::<usize>();
+        assert_eq!(size_of::<TlsStream<TcpStream>>(), size_of::<TcpStream>() + pointer);
+        assert!(size_of::<State>() <= 1280, "{}", size_of::<State>());
     }
 }

@@ -1,5 +1,7 @@
 //! This crate against independent implementations of the same standards.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
+
 mod pki;
 mod tls;
 mod websocket;

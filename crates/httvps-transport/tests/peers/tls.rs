@@ -8,7 +8,9 @@ use std::task::Poll;
 use httvps_transport::tls::{ClientTls, ReloadOutcome, Roots, TlsError, TlsStream, server_name};
 use proptest::prelude::*;
 use rustls::version::{TLS12, TLS13};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex, split};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex, split,
+};
 
 use crate::pki::Pki;
 
@@ -307,6 +309,19 @@ async fn writing_goes_on_while_received_records_wait_for_a_reader() {
     ours.read_exact(&mut rest).await.unwrap();
     assert!(first == data[..10] && rest == data[10..]);
     assert_eq!(ours.buffered_capacity(), 0);
+}
+
+#[tokio::test]
+async fn a_read_buffer_that_already_holds_something_is_no_end_of_stream() {
+    let pki = Pki::new();
+    let (mut ours, mut theirs) = we_serve(&pki, &TLS13, 10_000).await;
+    theirs.write_all(b"longer than the room").await.unwrap();
+    theirs.flush().await.unwrap();
+    let mut area = [0; 10];
+    let mut buf = ReadBuf::new(&mut area);
+    buf.put_slice(b"before");
+    poll_fn(|cx| Pin::new(&mut ours).poll_read(cx, &mut buf)).await.unwrap();
+    assert_eq!(buf.filled(), b"beforelong");
 }
 
 #[tokio::test]

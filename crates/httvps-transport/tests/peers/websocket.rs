@@ -143,7 +143,7 @@ async fn a_slow_reader_holds_what_is_queued_and_no_more() {
     poll_fn(|cx| Poll::Ready(socket.poll_flush(cx).is_pending())).await;
     assert!(socket.queued() > 0 && socket.buffered_capacity() < 1024);
     let mut out = vec![0; socket.queued() + 100];
-    let (_, read) = tokio::join!(flush(&mut socket), far.read_exact(&mut out));
+    let ((), read) = tokio::join!(flush(&mut socket), far.read_exact(&mut out));
     read.unwrap();
     assert_eq!((socket.queued(), socket.buffered_capacity()), (0, 0));
     assert_eq!(socket.written(), 504);
@@ -183,7 +183,7 @@ async fn an_unread_ping_flood_keeps_one_pong() {
     }
     assert_eq!(pings, 60_000);
     let mut out = vec![0; 100_000 + socket.queued()];
-    let (_, read) = tokio::join!(flush(&mut socket), far.read_exact(&mut out));
+    let ((), read) = tokio::join!(flush(&mut socket), far.read_exact(&mut out));
     read.unwrap();
     // The newest answers; 59,999 is its payload.
     assert_eq!(out[out.len() - 6..], [0x8A, 4, 0, 0, 0xEA, 0x5F]);
@@ -351,7 +351,6 @@ async fn their_verdict(bytes: &[u8]) -> Verdict {
                 let is_violation = close.is_some_and(|close| close.reason == "Protocol violation");
                 return (messages, is_violation);
             }
-            None => return (messages, false),
             Some(Ok(_)) => {}
             Some(Err(TheirError::Protocol(error)))
                 if format!("{error:?}") == "ResetWithoutClosingHandshake" =>
@@ -361,7 +360,7 @@ async fn their_verdict(bytes: &[u8]) -> Verdict {
             Some(Err(TheirError::Protocol(_) | TheirError::Utf8(_) | TheirError::Capacity(_))) => {
                 return (messages, true);
             }
-            Some(Err(_)) => return (messages, false),
+            Some(Err(_)) | None => return (messages, false),
         }
     }
 }

@@ -1,0 +1,67 @@
+//! The table of a session's relays.
+
+use super::super::relay::Relay;
+use crate::metrics::{Limit, Metrics};
+use httvps_proto::{StreamEnd, StreamKey};
+
+/// The streams' relays, by key, and what waits in them.
+pub(super) struct Relays {
+    metrics: Metrics,
+    table: Vec<Option<Box<Relay>>>,
+    /// Cost of everything that waits for an upstream.
+    pub(super) pending: usize,
+    /// Streams at or above their own bound.
+    pub(super) full: usize,
+}
+
+impl Drop for Relays {
+    fn drop(&mut self) {
+        for _ in self.keys() {
+            self.metrics.stream_ended(StreamEnd::SessionEnded);
+        }
+    }
+}
+
+impl Relays {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { metrics, table: Vec::new(), pending: 0, full: 0 }
+    }
+
+    pub(super) fn insert(&mut self, stream: StreamKey, relay: Relay) {
+        if self.table.len() <= stream.index() {
+            self.table.resize_with(stream.index() + 1, || None);
+        }
+        self.table[stream.index()] = Some(Box::new(relay));
+    }
+
+    pub(super) fn get(&self, stream: StreamKey) -> Option<&Relay> {
+        self.table.get(stream.index())?.as_deref()
+    }
+
+    pub(super) fn get_mut(&mut self, stream: StreamKey) -> Option<&mut Relay> {
+        self.table.get_mut(stream.index())?.as_deref_mut()
+    }
+
+    pub(super) fn remove(&mut self, stream: StreamKey, max_stream: usize) -> Option<Relay> {
+        let relay = self.table.get_mut(stream.index())?.take()?;
+        self.recount(relay.pending_cost(), 0, max_stream);
+        while matches!(self.table.last(), Some(None)) {
+            self.table.pop();
+        }
+        Some(*relay)
+    }
+
+    pub(super) fn recount(&mut self, before: usize, after: usize, max_stream: usize) {
+        let (was_full, is_full) = (before >= max_stream, after >= max_stream);
+        self.pending = self.pending + after - before;
+        self.full = self.full + usize::from(is_full) - usize::from(was_full);
+        if is_full && !was_full {
+            self.metrics.limit_hit(Limit::StreamQueue);
+        }
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = StreamKey> {
+        let table = self.table.iter().enumerate();
+        table.filter(|(_, relay)| relay.is_some()).map(|(index, _)| StreamKey(index as u32))
+    }
+}

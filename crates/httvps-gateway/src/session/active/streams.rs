@@ -1,0 +1,244 @@
+//! The streams of a session: opening, turns, ending.
+
+use super::super::ClientLink;
+use super::super::relay::{Relay, Sink, Turn};
+use super::Active;
+use crate::metrics::Limit;
+use crate::metrics::SessionEnd;
+use httvps_mux::LinkOutbox;
+use httvps_proto::{ErrorCode, Input, Session, StreamEnd, StreamKey, Target};
+use httvps_upstream::OpenRequest;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+impl Active {
+    /// Gives the streams that waited for room a turn, once there is some again.
+    pub(super) fn readmit(&mut self) -> bool {
+        let has_room = self.link.queued() <= self.gateway.config.max_session_queue_bytes / 2;
+        if !has_room || self.without_room.is_empty() {
+            return false;
+        }
+        while let Some(stream) = self.without_room.pop_front() {
+            if let Some(relay) = self.relays.get_mut(stream) {
+                relay.waits_for_room = false;
+            }
+            self.turns.push_back(stream);
+        }
+        true
+    }
+
+    pub(super) fn wait_for_room(&mut self, stream: StreamKey) {
+        if let Some(relay) = self.relays.get_mut(stream)
+            && !std::mem::replace(&mut relay.waits_for_room, true)
+        {
+            if self.without_room.is_empty() {
+                self.gateway.metrics.limit_hit(Limit::SessionQueue);
+            }
+            self.without_room.push_back(stream);
+        }
+    }
+
+    pub(super) fn poll_streams(&mut self, now: Instant, budget: &mut usize) -> bool {
+        self.ready.take(&mut self.turns);
+        let mut has_moved = false;
+        for _ in 0..self.turns.len() {
+            let Some(stream) = self.turns.pop_front() else { break };
+            if *budget == 0 {
+                self.turns.push_front(stream);
+                break;
+            }
+            *budget -= 1;
+            let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
+            match turn {
+                None | Some(Turn::Waiting) => {}
+                Some(Turn::More) => self.turns.push_back(stream),
+                Some(Turn::NoRoom) => self.wait_for_room(stream),
+                Some(Turn::Ended(end)) => self.end_stream(stream, end),
+            }
+            has_moved = true;
+        }
+        has_moved
+    }
+
+    /// Lends a stream's relay out together with the way to the client, and keeps the count of
+    /// waiting bytes right.
+    pub(super) fn with_relay<R>(
+        &mut self,
+        stream: StreamKey,
+        f: impl FnOnce(&mut Relay, &mut ClientSink<'_>) -> R,
+    ) -> Option<R> {
+        let limit = self.gateway.config.max_session_queue_bytes;
+        let relay = self.relays.get_mut(stream)?;
+        let before = relay.pending_cost();
+        let mut sink = ClientSink {
+            stream,
+            has_room: self.link.queued() < limit,
+            limit,
+            link: &mut self.link,
+            session: &mut self.session,
+            sent: 0,
+        };
+        let result = f(relay, &mut sink);
+        let sent = sink.sent;
+        let after = relay.pending_cost();
+        self.relays.recount(before, after, self.gateway.config.max_stream_queue_bytes);
+        if sent > 0 {
+            self.traffic.bytes_out += sent;
+            self.gateway.metrics.bytes_out.inc_by(sent);
+        }
+        if after > before {
+            let stall = self.gateway.config.stream_stall_timeout;
+            self.sweep_by((!stall.is_zero()).then(|| Instant::now() + stall));
+        }
+        Some(result)
+    }
+
+    pub(super) fn open_stream(
+        &mut self,
+        stream: StreamKey,
+        target: Option<&str>,
+        now: Instant,
+    ) -> Result<(), SessionEnd> {
+        let target = match target.filter(|_| self.gateway.connector.uses_target()) {
+            None => None,
+            Some(text) => match Target::parse(text) {
+                Ok(target) => Some(target),
+                Err(error) => {
+                    let words = error.to_string();
+                    let mut out = self.link.outbox();
+                    let refused = self.session.refuse_target(now, stream, &words, &mut out);
+                    if let Input::Fatal(cause) = refused {
+                        return Err(self.end_of_flood(cause));
+                    }
+                    self.note_refusal(ErrorCode::BadStream, None);
+                    return Ok(());
+                }
+            },
+        };
+        let deadline = self.gateway.config.dial_timeout;
+        let dial = self.gateway.connector.connect(OpenRequest { target, deadline });
+        self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
+        self.traffic.streams += 1;
+        self.gateway.metrics.stream_opened();
+        let idle = self.gateway.config.stream_idle_timeout;
+        self.sweep_by((!idle.is_zero()).then(|| now + idle));
+        // The test upstreams stand at once; a dial has to be polled once to begin.
+        let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
+        match turn {
+            Some(Turn::Ended(end)) => self.end_stream(stream, end),
+            Some(Turn::More) => self.turns.push_back(stream),
+            Some(Turn::NoRoom) => self.wait_for_room(stream),
+            Some(Turn::Waiting) | None => {}
+        }
+        Ok(())
+    }
+
+    /// Ends a stream from our side and tells the client.
+    pub(super) fn end_stream(&mut self, stream: StreamKey, end: StreamEnd) {
+        if end != StreamEnd::Eof {
+            let id = self.session.stream_id(stream).map(Box::<str>::from);
+            self.log_error(ErrorCode::StreamError, id.as_deref(), Some(end.as_str()));
+        }
+        self.session.end(stream, end, &mut self.link.outbox());
+        self.gateway.metrics.stream_ended(end);
+        match end {
+            StreamEnd::Stalled => self.gateway.metrics.limit_hit(Limit::StreamStall),
+            StreamEnd::Idle => self.gateway.metrics.limit_hit(Limit::StreamIdle),
+            StreamEnd::Timeout => self.gateway.metrics.limit_hit(Limit::Dial),
+            _ => {}
+        }
+        // What the client sent before the target finished is still the target's.
+        self.free(stream, end == StreamEnd::Eof);
+    }
+
+    /// Frees a stream that the client closed.
+    pub(super) fn close_stream(&mut self, stream: StreamKey, deliver: bool) {
+        self.gateway.metrics.stream_ended(StreamEnd::ClientClosed);
+        self.free(stream, deliver);
+    }
+
+    /// Takes a stream's relay out of the table; bytes that its upstream has not taken yet are
+    /// delivered by a task of their own, which counts against the session until it is done.
+    pub(super) fn free(&mut self, stream: StreamKey, deliver: bool) {
+        let config = &self.gateway.config;
+        let Some(mut relay) = self.relays.remove(stream, config.max_stream_queue_bytes) else {
+            return;
+        };
+        if !deliver {
+            relay.reset();
+            return;
+        }
+        if relay.has_unsent() {
+            let cost = relay.pending_cost();
+            self.delivering.fetch_add(cost, Ordering::AcqRel);
+            let (delivering, ready) = (self.delivering.clone(), self.ready.clone());
+            let stall = config.stream_stall_timeout;
+            self.gateway.tasks.spawn(async move {
+                relay.deliver(stall).await;
+                delivering.fetch_sub(cost, Ordering::AcqRel);
+                ready.wake_session();
+            });
+        }
+    }
+
+    /// The session is over: frees every stream.
+    pub(super) fn end_streams(&mut self, deliver: bool) {
+        let streams: Vec<_> = self.relays.keys().collect();
+        for stream in streams {
+            self.gateway.metrics.stream_ended(StreamEnd::SessionEnded);
+            self.free(stream, deliver);
+        }
+    }
+
+    pub(super) fn sweep_by(&mut self, at: Option<Instant>) {
+        if let Some(at) = at
+            && self.sweep_at.is_none_or(|sweep| at < sweep)
+        {
+            self.sweep_at = Some(at);
+        }
+    }
+
+    /// Ends the streams that have been idle or stalled for too long.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let (stall, idle) =
+            (self.gateway.config.stream_stall_timeout, self.gateway.config.stream_idle_timeout);
+        self.sweep_at = None;
+        let streams: Vec<_> = self.relays.keys().collect();
+        for stream in streams {
+            let deadline = self.relays.get(stream).and_then(|relay| relay.deadline(stall, idle));
+            match deadline {
+                Some((at, end)) if at <= now => self.end_stream(stream, end),
+                Some((at, _)) => self.sweep_by(Some(at)),
+                None => {}
+            }
+        }
+    }
+}
+
+/// The way of one stream's payload to the client.
+pub(super) struct ClientSink<'a> {
+    stream: StreamKey,
+    has_room: bool,
+    limit: usize,
+    link: &'a mut ClientLink,
+    session: &'a mut Session,
+    sent: u64,
+}
+
+impl Sink for ClientSink<'_> {
+    fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    fn send(&mut self, payload: &[u8]) {
+        let mut out: LinkOutbox<'_> = self.link.outbox();
+        if self.session.write(self.stream, payload, &mut out) {
+            self.sent += payload.len() as u64;
+        }
+        self.has_room = self.link.queued() < self.limit;
+    }
+
+    fn opened(&mut self) {
+        self.session.opened(self.stream, &mut self.link.outbox());
+    }
+}
