@@ -196,7 +196,9 @@ def parallel(world, client, path):
         numbers = range(half * PARALLEL // 2, (half + 1) * PARALLEL // 2)
         config = folder / f"config-{half}"
         config.write_text("".join(f'url = "{world.plain.url(path)}/{n}"\noutput = "{folder}/{n}"\n' for n in numbers))
-        line = curl_line("--fail", "--parallel", "--parallel-immediate", "--parallel-max", PARALLEL, *proxy, "--config", config)
+        # Without the header curl would keep every connection, and with it a stream, until its last request is done.
+        line = curl_line("--fail", "--parallel", "--parallel-immediate", "--parallel-max", PARALLEL, "--header", "Connection: close",
+                         *proxy, "--config", config)
         curls.append(subprocess.Popen(line, env=clean_env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
     begin, sessions, streams = time.monotonic(), 0, 0
     while any(process.poll() is None for process in curls):

@@ -33,7 +33,7 @@ impl Backoff {
     pub(crate) fn after_refusal(&mut self, random: u64) -> Duration {
         self.refusals = self.refusals.saturating_add(1);
         let ceiling = doubled(REFUSED_SHORTEST, self.refusals).min(REFUSED_LONGEST);
-        REFUSED_SHORTEST + (ceiling - REFUSED_SHORTEST).mul_f64(fraction(random))
+        REFUSED_SHORTEST + ceiling.saturating_sub(REFUSED_SHORTEST).mul_f64(fraction(random))
     }
 }
 

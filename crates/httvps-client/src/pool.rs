@@ -335,18 +335,30 @@ impl Keeper {
 
     fn lost(&mut self, now: Instant, since: Instant) {
         if now - since >= self.pool.timing.stable_after {
+            // A delay that other attempts have earned does not concern this one.
             self.backoff.reset();
+            let next = now + self.backoff.after_failure(random());
+            self.next_attempt =
+                if now < self.next_attempt { self.next_attempt.min(next) } else { next };
+        } else {
+            self.postpone(now, Backoff::after_failure);
         }
-        self.next_attempt = now + self.backoff.after_failure(random());
     }
 
     fn drained(&mut self, now: Instant, since: Instant) {
-        let delay = if now - since >= MIN_LIFE_BEFORE_DRAIN {
-            Duration::ZERO
+        if now - since >= MIN_LIFE_BEFORE_DRAIN {
+            self.next_attempt = now;
         } else {
-            self.backoff.after_failure(random())
-        };
-        self.next_attempt = now + delay;
+            self.postpone(now, Backoff::after_failure);
+        }
+    }
+
+    /// Puts the next attempt off. What fails while it is put off already, fails together with
+    /// what was the reason, and counts once.
+    fn postpone(&mut self, now: Instant, delay: fn(&mut Backoff, u64) -> Duration) {
+        if now >= self.next_attempt {
+            self.next_attempt = now + delay(&mut self.backoff, random());
+        }
     }
 
     /// Closes sessions that have nothing left to do; says when the next one may have to go.
@@ -403,15 +415,11 @@ impl Keeper {
 
     fn failed(&mut self, error: ConnectError) {
         let now = Instant::now();
-        // The failures of attempts that were made together count once.
-        if now >= self.next_attempt {
-            let delay = if error.is_refusal() {
-                self.backoff.after_refusal(random())
-            } else {
-                self.backoff.after_failure(random())
-            };
-            self.next_attempt = now + delay;
-        }
+        let is_refusal = error.is_refusal();
+        self.postpone(
+            now,
+            if is_refusal { Backoff::after_refusal } else { Backoff::after_failure },
+        );
         let error = Arc::new(error);
         let mut state = self.pool.state();
         let sessions = state.live();
@@ -420,7 +428,7 @@ impl Keeper {
         }
         drop(state);
         self.pool.changes.send_replace(());
-        let retry_in = self.next_attempt - now;
+        let retry_in = self.next_attempt.saturating_duration_since(now);
         (self.report)(&Event::Failed { error, retry_in, sessions });
     }
 
@@ -428,7 +436,9 @@ impl Keeper {
     async fn close(&mut self) {
         self.attempts.abort_all();
         let members = std::mem::take(&mut self.pool.state().members);
-        members.iter().for_each(|member| member.session.connection().close());
+        for member in &members {
+            member.session.connection().close();
+        }
         for member in members {
             member.session.connection().closed().await;
         }

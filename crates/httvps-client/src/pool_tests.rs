@@ -204,7 +204,7 @@ async fn a_browser_full_of_streams_gets_further_sessions_and_gives_them_back() {
     let streams = open_many(&client, 40).await;
     assert_eq!(client.session_count(), 5);
     drop(streams);
-    sleep(Timing::default().idle_timeout - Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(59)).await;
     assert_eq!(client.session_count(), 5);
     sleep(Duration::from_secs(2)).await;
     assert_eq!(client.session_count(), 1);
@@ -329,6 +329,19 @@ async fn sessions_that_die_young_make_it_more_patient() {
     // Sixty pauses drawn from up to 30 s each; about 15 minutes, and not the 30 s of sixty
     // first pauses.
     assert!(took > Duration::from_mins(5), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_are_lost_together_count_once() {
+    let world = Arc::new(World::default());
+    let client = start(&world, 8, 1);
+    let streams = open_many(&client, 8).await;
+    (0..8).for_each(|gateway| world.order(gateway, Order::Vanish));
+    settle().await;
+    drop(streams);
+    let begin = Instant::now();
+    client.connected().await.unwrap();
+    assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

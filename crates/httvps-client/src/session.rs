@@ -190,10 +190,11 @@ mod tests {
     #[test]
     fn families_take_turns() {
         let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let (a, b, c) = (parse("[::1]:1"), parse("[::2]:1"), parse("[::3]:1"));
-        let (x, y) = (parse("127.0.0.1:1"), parse("127.0.0.2:1"));
-        assert_eq!(interleave(vec![a, b, c, x, y]), [a, x, b, y, c]);
-        assert_eq!(interleave(vec![x, a]), [x, a]);
+        let v6 = ["[::1]:1", "[::2]:1", "[::3]:1"].map(parse);
+        let v4 = ["127.0.0.1:1", "127.0.0.2:1"].map(parse);
+        let mixed = [v6[0], v4[0], v6[1], v4[1], v6[2]];
+        assert_eq!(interleave([&v6[..], &v4[..]].concat()), mixed);
+        assert_eq!(interleave(vec![v4[0], v6[0]]), [v4[0], v6[0]]);
         assert_eq!(interleave(vec![]), []);
     }
 

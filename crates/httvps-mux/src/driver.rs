@@ -85,9 +85,8 @@ impl Shared {
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = act(&mut state);
-        let driver = if std::mem::take(&mut state.has_work) { state.driver.take() } else { None };
-        let has_changed = std::mem::take(&mut state.has_changed);
-        let wakes = std::mem::take(&mut state.wakes);
+        let Effects { has_work, wakes, has_changed } = std::mem::take(&mut state.effects);
+        let driver = if has_work { state.driver.take() } else { None };
         drop(state);
         wakes.into_iter().for_each(Waker::wake);
         if let Some(driver) = driver {
@@ -123,9 +122,17 @@ pub(crate) struct State {
     /// When the readers that hold up the connection lose their streams.
     stalled_at: Option<Instant>,
     driver: Option<Waker>,
-    /// For [`Shared::with`]: wake the driver, wake these, tell that something changed.
+    effects: Effects,
+}
+
+/// What [`Shared::with`] has to do once the lock is given back.
+#[derive(Default)]
+struct Effects {
+    /// The driver is to be woken.
     has_work: bool,
+    /// Streams to be woken.
     wakes: Vec<Waker>,
+    /// Those who watch the connection are to be told.
     has_changed: bool,
 }
 
@@ -166,9 +173,7 @@ impl State {
             last_error: None,
             stalled_at: None,
             driver: None,
-            has_work: false,
-            wakes: Vec::new(),
-            has_changed: false,
+            effects: Effects::default(),
         }
     }
 
@@ -213,7 +218,7 @@ impl State {
         };
         let has_ack = self.session.has_open_ack();
         let progress = if has_ack { Progress::Opening } else { Progress::Open };
-        self.has_work = true;
+        self.effects.has_work = true;
         Ok(self.table.insert(key, progress))
     }
 
@@ -247,7 +252,7 @@ impl State {
     ) -> Poll<io::Result<()>> {
         let had_room = self.table.has_room();
         if buf.remaining() == 0 || self.table.read(id, buf) > 0 {
-            self.has_work = !had_room && self.table.has_room();
+            self.effects.has_work = !had_room && self.table.has_room();
             return Poll::Ready(Ok(()));
         }
         let slot = self.table.slot(id);
@@ -281,7 +286,7 @@ impl State {
         let data = &data[..data.len().min(MAX_CHUNK)];
         if !data.is_empty() {
             self.session.write(key, data, &mut carrier.outbox());
-            self.has_work = true;
+            self.effects.has_work = true;
         }
         Poll::Ready(Ok(data.len()))
     }
@@ -295,15 +300,15 @@ impl State {
             if let Some(carrier) = &mut self.carrier {
                 self.session.close(key, &mut carrier.outbox());
             }
-            self.has_changed = true;
+            self.effects.has_changed = true;
         }
-        self.has_work = true;
+        self.effects.has_work = true;
     }
 
     /// No further stream will be opened.
     pub(crate) fn abandon(&mut self) {
         self.is_abandoned = true;
-        self.has_work = true;
+        self.effects.has_work = true;
     }
 
     /// Begins to close; streams that are open fail.
@@ -313,7 +318,7 @@ impl State {
                 carrier.queue_close(1000, "");
             }
             self.begin_closing(ConnectionEnd::Local, false, now);
-            self.has_work = true;
+            self.effects.has_work = true;
         }
     }
 
@@ -353,7 +358,7 @@ impl State {
             budget -= 1;
             let Some(carrier) = &mut self.carrier else { break };
             match carrier.poll_recv(cx, now)? {
-                Poll::Ready(event) => self.handle_event(&event, now),
+                Poll::Ready(event) => self.handle_event(event, now),
                 Poll::Pending => break,
             }
         }
@@ -370,8 +375,8 @@ impl State {
         // Pending or not: the carrier has this task's waker, and the queue tells how far it got.
         let _ = carrier.poll_flush(cx, now)?;
         if carrier.queued() <= self.settings.max_queued / 2 {
-            self.table.wake_writers(&mut self.wakes);
-            self.has_changed |= std::mem::take(&mut self.has_refused_open);
+            self.table.wake_writers(&mut self.effects.wakes);
+            self.effects.has_changed |= std::mem::take(&mut self.has_refused_open);
         }
         Ok(budget == 0)
     }
@@ -387,20 +392,20 @@ impl State {
             return;
         }
         let mut keys: Vec<StreamKey> = Vec::new();
-        self.table.end_stalled(&mut keys, &mut self.wakes);
+        self.table.end_stalled(&mut keys, &mut self.effects.wakes);
         if let Some(carrier) = &mut self.carrier {
             for key in keys {
                 self.session.close(key, &mut carrier.outbox());
             }
         }
-        self.has_changed = true;
+        self.effects.has_changed = true;
     }
 
-    fn handle_event(&mut self, event: &Event, now: Instant) {
+    fn handle_event(&mut self, event: Event, now: Instant) {
         match event {
             Event::Message(Kind::Text) => self.handle_text(),
             Event::Close { code } => {
-                let end = ConnectionEnd::Gateway { code: *code, words: self.last_error.take() };
+                let end = ConnectionEnd::Gateway { code, words: self.last_error.take() };
                 self.begin_closing(end, true, now);
             }
             _ => {}
@@ -412,11 +417,11 @@ impl State {
         let (message, mut out) = carrier.message();
         let table = &mut self.table;
         match self.session.handle_text(message, &mut self.scratch, &mut out) {
-            ClientInput::Data { stream, data } => table.push(stream, data, &mut self.wakes),
-            ClientInput::Opened(stream) => table.opened(stream, &mut self.wakes),
+            ClientInput::Data { stream, data } => table.push(stream, data, &mut self.effects.wakes),
+            ClientInput::Opened(stream) => table.opened(stream, &mut self.effects.wakes),
             ClientInput::Ended { stream, end: Some(StreamEnd::Eof), .. } => {
-                table.end(stream, Progress::Eof, &mut self.wakes);
-                self.has_changed = true;
+                table.end(stream, Progress::Eof, &mut self.effects.wakes);
+                self.effects.has_changed = true;
             }
             ClientInput::Ended { stream, end, words } => {
                 let words = match end {
@@ -427,17 +432,17 @@ impl State {
                 table.end(
                     stream,
                     Progress::Failed(StreamFailure::new(end, words)),
-                    &mut self.wakes,
+                    &mut self.effects.wakes,
                 );
-                self.has_changed = true;
+                self.effects.has_changed = true;
             }
             ClientInput::NoPlace(stream) => {
-                table.end(stream, Progress::NoPlace, &mut self.wakes);
-                self.has_changed = true;
+                table.end(stream, Progress::NoPlace, &mut self.effects.wakes);
+                self.effects.has_changed = true;
             }
             ClientInput::GoAway => {
                 self.is_draining = true;
-                self.has_changed = true;
+                self.effects.has_changed = true;
             }
             ClientInput::Error { words, .. } => self.last_error = Some(plain(&words)),
             ClientInput::Nothing | ClientInput::Authenticated(_) => {}
@@ -445,10 +450,10 @@ impl State {
     }
 
     fn begin_closing(&mut self, end: ConnectionEnd, has_peer_closed: bool, now: Instant) {
-        self.table.fail_all(&StreamFailure::of_connection(&end), &mut self.wakes);
+        self.table.fail_all(&StreamFailure::of_connection(&end), &mut self.effects.wakes);
         let until = now + self.settings.close_timeout;
         self.phase = Phase::Closing { end: Arc::new(end), until, has_peer_closed };
-        self.has_changed = true;
+        self.effects.has_changed = true;
     }
 
     /// Sends what is queued and waits for the peer's close frame; errors end it as well.
@@ -477,9 +482,9 @@ impl State {
 
     /// Ends the connection without a word to the peer, who could not be reached anyway.
     fn finish(&mut self, end: ConnectionEnd) {
-        self.table.fail_all(&StreamFailure::of_connection(&end), &mut self.wakes);
+        self.table.fail_all(&StreamFailure::of_connection(&end), &mut self.effects.wakes);
         self.phase = Phase::Over(Arc::new(end));
-        self.has_changed = true;
+        self.effects.has_changed = true;
     }
 
     fn over(&mut self) -> Step {
@@ -488,7 +493,7 @@ impl State {
         self.driver = None;
         if let Some(end) = self.end() {
             self.phase = Phase::Over(end);
-            self.has_changed = true;
+            self.effects.has_changed = true;
         }
         Step::Over
     }
@@ -544,7 +549,7 @@ impl Future for Driver {
             let step = this.shared.with(|state| {
                 let step = state.step(cx, now);
                 // What it could do for itself, it has done.
-                state.has_work = false;
+                state.effects.has_work = false;
                 step
             });
             match step {

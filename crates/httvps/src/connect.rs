@@ -361,7 +361,12 @@ impl Voice {
                 self.say(Level::Debug, &format_args!("a session ended: {end}"));
             }
             Event::Failed { error, sessions: 0, .. } => {
-                let words = format!("{error}{}; will keep trying", Hint(error));
+                let patience = if error.is_refusal() {
+                    "will ask again now and then"
+                } else {
+                    "will keep trying"
+                };
+                let words = format!("{error}{}; {patience}", Hint(error));
                 let mut told = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
                 if told.as_ref() != Some(&words) {
                     self.say(Level::Warn, &words);
@@ -391,7 +396,6 @@ impl fmt::Display for Hint<'_> {
             ConnectError::Certificate(_) => {
                 "; name a private authority with --ca, and check the host in --gateway"
             }
-            ConnectError::NotAGateway { .. } => "; check host, port and path in --gateway",
             ConnectError::Refused { reason, .. } => match &**reason {
                 "device_not_found" => "; check --device-id",
                 "invalid_token" | "device_mismatch" => {
@@ -402,7 +406,11 @@ impl fmt::Display for Hint<'_> {
             },
             ConnectError::BackendUnavailable => "; the operator has to see to it",
             ConnectError::BadHello(_) => "; check --device-id and the token",
-            ConnectError::Tls(_) | ConnectError::Closed(_) | ConnectError::Config(_) => "",
+            ConnectError::Tls(_) => "; check host and port in --gateway",
+            // These say themselves what there is to be said.
+            ConnectError::NotAGateway { .. }
+            | ConnectError::Closed(_)
+            | ConnectError::Config(_) => "",
         })
     }
 }

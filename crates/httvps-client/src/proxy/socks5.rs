@@ -84,7 +84,7 @@ impl Negotiation {
 
     fn methods(&mut self, input: &[u8], credentials: Option<&Credentials>) -> Option<Advance> {
         if *input.first()? != VERSION {
-            return refuse(&[], "not SOCKS5");
+            return Some(refuse(&[], "not SOCKS5"));
         }
         let count = usize::from(*input.get(1)?);
         let methods = input.get(2..2 + count)?;
@@ -97,7 +97,7 @@ impl Negotiation {
                 Some(_) => "a program offered no user and password, which this proxy asks for",
                 None => "a program insists on an authentication that this proxy does not ask for",
             };
-            return refuse(&[VERSION, NO_METHOD], words);
+            return Some(refuse(&[VERSION, NO_METHOD], words));
         }
         *self = after;
         Some(Advance { consumed: 2 + count, next: Next::Answer([VERSION, wanted]) })
@@ -105,20 +105,23 @@ impl Negotiation {
 
     fn password(&mut self, input: &[u8], credentials: Option<&Credentials>) -> Option<Advance> {
         if *input.first()? != AUTH_VERSION {
-            return refuse(&[AUTH_VERSION, 1], "a malformed SOCKS5 authentication");
+            return Some(refuse(&[AUTH_VERSION, 1], "a malformed SOCKS5 authentication"));
         }
         let (user, rest) = prefixed(input.get(1..)?)?;
         let (password, rest) = prefixed(rest)?;
         if !credentials.is_some_and(|known| known.is_user(user, password)) {
-            return refuse(&[AUTH_VERSION, 1], "a program gave a wrong proxy user or password");
+            return Some(refuse(
+                &[AUTH_VERSION, 1],
+                "a program gave a wrong proxy user or password",
+            ));
         }
         *self = Self::Request;
         Some(Advance { consumed: input.len() - rest.len(), next: Next::Answer([AUTH_VERSION, 0]) })
     }
 }
 
-fn refuse(answer: &[u8], words: &'static str) -> Option<Advance> {
-    Some(Advance { consumed: 0, next: Next::Refuse(answer.to_vec(), words) })
+fn refuse(answer: &[u8], words: &'static str) -> Advance {
+    Advance { consumed: 0, next: Next::Refuse(answer.to_vec(), words) }
 }
 
 /// Splits a text off that is preceded by its length.
@@ -133,7 +136,7 @@ fn request(input: &[u8]) -> Option<Advance> {
     const DOMAIN: u8 = 3;
     const IPV6: u8 = 4;
     if *input.first()? != VERSION {
-        return refuse(&Reply::GeneralFailure.message(), "a malformed SOCKS5 request");
+        return Some(refuse(&Reply::GeneralFailure.message(), "a malformed SOCKS5 request"));
     }
     let [command, _reserved, kind] = *input.get(1..4)?.first_chunk()?;
     let rest = &input[4..];
@@ -152,13 +155,13 @@ fn request(input: &[u8]) -> Option<Advance> {
         }
         _ => {
             let reply = Reply::AddressTypeNotSupported.message();
-            return refuse(&reply, "an unknown SOCKS5 address type");
+            return Some(refuse(&reply, "an unknown SOCKS5 address type"));
         }
     };
     let (port, rest) = rest.split_first_chunk::<2>()?;
     if command != CONNECT {
         let words = "a SOCKS5 command other than CONNECT (UDP and BIND are not carried)";
-        return refuse(&Reply::CommandNotSupported.message(), words);
+        return Some(refuse(&Reply::CommandNotSupported.message(), words));
     }
     let next = match target(host, u16::from_be_bytes(*port)) {
         Ok(target) => Next::Connect(target),
@@ -219,17 +222,17 @@ mod tests {
         run(&input, &[], None).0.pop()
     }
 
-    fn to(text: &str) -> Option<Next> {
-        Some(Next::Connect(text.parse().unwrap()))
+    fn to(text: &str) -> Next {
+        Next::Connect(text.parse().unwrap())
     }
 
     #[test]
     fn every_kind_of_address_is_read() {
-        assert_eq!(connect(1, &[192, 0, 2, 7, 0, 80]), to("192.0.2.7:80"));
+        assert_eq!(connect(1, &[192, 0, 2, 7, 0, 80]), Some(to("192.0.2.7:80")));
         let mut v6 = Ipv6Addr::LOCALHOST.octets().to_vec();
         v6.extend([1, 0]);
-        assert_eq!(connect(4, &v6), to("[::1]:256"));
-        assert_eq!(connect(3, b"\x0bexample.org\x01\xbb"), to("example.org:443"));
+        assert_eq!(connect(4, &v6), Some(to("[::1]:256")));
+        assert_eq!(connect(3, b"\x0bexample.org\x01\xbb"), Some(to("example.org:443")));
     }
 
     #[test]
@@ -259,7 +262,7 @@ mod tests {
             input.extend([5, 1, 0, 1, 1, 1, 1, 1, 0, 1]);
             run(&input, &[], Some(&known)).0
         };
-        assert_eq!(log_in("ann", "s3cret").pop(), to("1.1.1.1:1"));
+        assert_eq!(log_in("ann", "s3cret").pop(), Some(to("1.1.1.1:1")));
         for (user, password) in [("ann", "wrong!"), ("bob", "s3cret"), ("", ""), ("ann", "s3cre")] {
             let last = log_in(user, password).pop();
             assert!(matches!(last, Some(Next::Refuse(answer, _)) if answer == [1, 1]));

@@ -48,7 +48,8 @@ impl Config {
     /// Blocks while it reads the YAML file, if one is named. The files that settings name are not
     /// looked at.
     pub fn load(sources: &Sources) -> Result<(Self, Vec<String>), ConfigError> {
-        let config = Self::take(&sources.read()?)?;
+        let mut config = Self::take(&sources.read()?)?;
+        config.settle();
         config.check()?;
         let mut warnings = sources.unknown_variables();
         warnings.extend(config.doubts());

@@ -12,7 +12,8 @@ edit.
 
 A setting is looked for in this order: flag, environment, YAML file, default. An empty value counts as none. The YAML
 file is named by `--config` or `GATEWAY_CONFIG_PATH`, is at most 1 MiB, and holds one mapping of the keys below; an
-unknown or repeated key is an error. An unknown `GATEWAY_…` or `BACKEND_…` variable is a warning.
+unknown or repeated key is an error. An unknown `GATEWAY_…` or `BACKEND_…` variable is a warning. Where one setting
+must not exceed another, a default gives way to what was set; two that were both set and clash are an error.
 `httvps gateway --check` prints every setting as it would be used and where it came from, with secrets hidden.
 
 - Durations are those of Go: `300ms`, `1m30s`, `1.5h`; units `ns`, `us`, `ms`, `s`, `m`, `h`; a bare number other than

@@ -3,7 +3,41 @@
 use super::error::ConfigError;
 use super::{Config, SETTINGS, Source};
 
+/// Room in a message for what stands around the token and the device id of a `hello`.
+const HELLO_ROOM: usize = 512;
+
 impl Config {
+    /// Lets defaults give way to what was set: an operator who sets one of two settings that belong
+    /// together need not set the other. Only two that were both set can clash.
+    pub(super) fn settle(&mut self) {
+        let is_default = |key| self.sources[index_of(key)] == Source::Default;
+        if is_default("max_message_bytes_before_auth") {
+            self.max_message_bytes_before_auth =
+                self.max_message_bytes_before_auth.min(self.max_message_bytes);
+        } else if is_default("max_message_bytes") {
+            self.max_message_bytes = self.max_message_bytes.max(self.max_message_bytes_before_auth);
+        }
+        if is_default("max_token_bytes") {
+            let room = self.max_message_bytes_before_auth.saturating_sub(self.max_device_id_bytes);
+            self.max_token_bytes = self.max_token_bytes.min(room.saturating_sub(HELLO_ROOM));
+        } else if is_default("max_message_bytes_before_auth") {
+            let hello = self.max_token_bytes + self.max_device_id_bytes + HELLO_ROOM;
+            self.max_message_bytes_before_auth = self.max_message_bytes_before_auth.max(hello);
+        }
+        if is_default("max_stream_queue_bytes") {
+            self.max_stream_queue_bytes =
+                self.max_stream_queue_bytes.min(self.max_session_queue_bytes);
+        } else if is_default("max_session_queue_bytes") {
+            self.max_session_queue_bytes =
+                self.max_session_queue_bytes.max(self.max_stream_queue_bytes);
+        }
+        if is_default("drain_spread") {
+            self.drain_spread = self.drain_spread.min(self.drain_timeout);
+        } else if is_default("drain_timeout") {
+            self.drain_timeout = self.drain_timeout.max(self.drain_spread);
+        }
+    }
+
     /// Checks the rules between settings; the first one broken is the error.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let hello = self.max_token_bytes + self.max_device_id_bytes;

@@ -499,35 +499,60 @@ mod secrets {
 mod rules {
     use super::*;
 
+    fn with(pairs: &[(&str, &str)]) -> Sources {
+        pairs.iter().fold(required(), |sources, (key, value)| sources.with(key, *value))
+    }
+
     #[test]
     fn settings_that_contradict_each_other_are_errors() {
         assert_eq!(
-            error(&required().with_env("GATEWAY_DRAIN_TIMEOUT", "5s")),
-            "drain_spread: 10s is above (drain_timeout = 5s)\naccepted: at most as long"
+            error(&required().with_env("GATEWAY_DRAIN_TIMEOUT", "5s").with("drain_spread", "6s")),
+            "--drain-spread: 6s is above (drain_timeout = 5s)\naccepted: at most as long"
         );
         for (pairs, start) in [
-            (vec![("drain_spread", "31s")], "--drain-spread: 31s is above (drain_timeout = 30s)"),
-            (vec![("max_message_bytes", "8KiB")], "--max-message-bytes: 8KiB is below"),
             (
-                vec![("max_stream_queue_bytes", "512KiB")],
-                "--max-stream-queue-bytes: 512KiB is above",
+                [("max_message_bytes", "8KiB"), ("max_message_bytes_before_auth", "9KiB")],
+                "--max-message-bytes: 8KiB is below (max_message_bytes_before_auth = 9KiB)",
             ),
             (
-                vec![("admin_addr", ":8443")],
-                "--admin-addr: :8443 is the same as (listen_addr = :8443)",
+                [("max_stream_queue_bytes", "64KiB"), ("max_session_queue_bytes", "32KiB")],
+                "--max-stream-queue-bytes: 64KiB is above (max_session_queue_bytes = 32KiB)",
             ),
             (
-                vec![("max_token_bytes", "16KiB")],
-                "max_message_bytes_before_auth: 16KiB does not hold",
+                [("max_token_bytes", "8KiB"), ("max_message_bytes_before_auth", "8KiB")],
+                "--max-message-bytes-before-auth: 8KiB does not hold a hello",
+            ),
+            (
+                [("admin_addr", "[::1]:1"), ("listen_addr", "[::1]:1")],
+                "--admin-addr: [::1]:1 is the same as (listen_addr = [::1]:1)",
             ),
         ] {
-            let sources =
-                pairs.iter().fold(required(), |sources, (key, value)| sources.with(key, *value));
-            let text = error(&sources);
+            let text = error(&with(&pairs));
             assert!(text.starts_with(start), "{text}");
         }
-        load(&required().with("admin_addr", ":0").with("listen_addr", ":0"));
-        load(&required().with("drain_timeout", "5s").with("drain_spread", "5s"));
+        load(&with(&[("admin_addr", ":0"), ("listen_addr", ":0")]));
+        load(&with(&[("drain_timeout", "5s"), ("drain_spread", "5s")]));
+    }
+
+    #[test]
+    fn a_default_gives_way_to_what_was_set() {
+        assert_eq!(load(&with(&[("drain_timeout", "5s")])).drain_spread, Duration::from_secs(5));
+        assert_eq!(load(&with(&[("drain_spread", "1m")])).drain_timeout, Duration::from_mins(1));
+        let config = load(&with(&[("max_message_bytes", "8KiB")]));
+        assert_eq!(config.max_message_bytes_before_auth, 8 << 10);
+        assert!(config.max_token_bytes + config.max_device_id_bytes < 8 << 10);
+        let config = load(&with(&[("max_message_bytes_before_auth", "1MiB")]));
+        assert_eq!((config.max_message_bytes, config.max_token_bytes), (1 << 20, 8 << 10));
+        let config = load(&with(&[("max_token_bytes", "64KiB")]));
+        assert!(config.max_message_bytes_before_auth > 64 << 10);
+        assert_eq!(
+            load(&with(&[("max_session_queue_bytes", "16KiB")])).max_stream_queue_bytes,
+            16 << 10
+        );
+        assert_eq!(
+            load(&with(&[("max_stream_queue_bytes", "1MiB")])).max_session_queue_bytes,
+            1 << 20
+        );
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Line {
                 self.pass = Pass::MessageDone;
                 Some("msg")
             }
-            (Pass::Attributes, false) => Some(name.trim_start_matches("r#")),
+            (Pass::Attributes, false) => Some(name),
             _ => None,
         }
     }

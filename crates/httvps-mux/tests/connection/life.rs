@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 async fn opening_waits_for_the_target() {
     let (connection, mut gateway) = within(pair(4096, limits(8), Settings::default())).await;
     let mut opening = Box::pin(connection.open("db.example:5432"));
-    assert!(tokio::time::timeout(Duration::from_secs(60), opening.as_mut()).await.is_err());
+    assert!(tokio::time::timeout(Duration::from_mins(1), opening.as_mut()).await.is_err());
     let Seen::Open(key, target) = within(gateway.next()).await else { panic!() };
     assert_eq!(target, "db.example:5432");
     gateway.session.opened(key, &mut gateway.link.outbox());
@@ -176,7 +176,7 @@ async fn a_close_of_the_gateway_carries_its_words() {
     gateway.link.queue_close(1008, "");
     gateway.flush().await.unwrap();
     let end = within(connection.closed());
-    let (end, _) = tokio::join!(end, async { drop(within(gateway.next()).await) });
+    let (end, ()) = tokio::join!(end, async { drop(within(gateway.next()).await) });
     let words = Some("too many errors".into());
     assert_eq!(*end, ConnectionEnd::Gateway { code: Some(1008), words });
     let error = stream.read(&mut [0; 1]).await.unwrap_err();

@@ -372,7 +372,7 @@ mod tests {
                     heard.push(Said::Message(kind, vec![inbound.message().to_vec()]));
                 }
                 Some(Incoming::Ping) => heard.push(Said::Ping(inbound.control().to_vec())),
-                Some(Incoming::Pong) => assert_eq!(inbound.control(), b"between"),
+                Some(Incoming::Pong) => {}
                 Some(Incoming::Close(_)) => return Ok(heard),
                 None => {
                     if is_parked {
