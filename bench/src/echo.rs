@@ -51,8 +51,8 @@ pub(crate) async fn through_gateway(
     Ok(Echoed { gib: gib(count * payload), used })
 }
 
-/// The same messages, byte for byte, over TLS through a relay that does not look into them.
-pub(crate) async fn through_relay(
+/// The same messages, byte for byte, over TLS through a server that does not look into them.
+pub(crate) async fn through_plain(
     server: &Server,
     endpoint: &Endpoint,
     payload: usize,

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io;
 
 /// Messages of the shorter run; the longer one has twice as many.
-const MESSAGES: usize = 2000;
+const MESSAGES: usize = 400;
 
 /// A table of instructions per message and per byte of payload.
 pub(crate) async fn markdown(rig: &Rig) -> io::Result<String> {

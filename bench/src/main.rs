@@ -1,4 +1,4 @@
-//! Measures a gateway process: handshakes, JSON echo next to a plain TLS relay, idle sessions.
+//! Measures a gateway process: handshakes, JSON echo next to a plain TLS echo and a TLS relay, idle sessions.
 //!
 //! `bench/run` builds what is needed and calls this. The load generator, the stub backend and the
 //! relay's echo are in this process, so that the gateway's CPU time and memory are its own.
@@ -9,6 +9,7 @@ mod frames;
 mod handshakes;
 mod idle;
 mod instructions;
+mod plain;
 mod process;
 mod report;
 mod rig;
@@ -27,12 +28,12 @@ use std::time::Duration;
 /// Payload bytes of an echoed message.
 const PAYLOADS: [usize; 3] = [64 * 1024, 16 * 1024, 1024];
 
-/// Measure a gateway next to a plain TLS relay
+/// Measure a gateway next to a plain TLS echo and a TLS relay
 #[derive(Parser)]
 struct Args {
     /// The httvps program
-    #[arg(long, value_name = "FILE")]
-    gateway: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "tls_echo")]
+    gateway: Option<PathBuf>,
     /// The haproxy program; without it there is no relay to compare with
     #[arg(long, value_name = "FILE")]
     haproxy: Option<PathBuf>,
@@ -43,7 +44,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
     /// Length of a measurement under load
-    #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     seconds: f64,
     /// Print every value as JSON instead of the tables
     #[arg(long)]
@@ -51,6 +52,12 @@ struct Args {
     /// Count the gateway's instructions for each message under valgrind instead
     #[arg(long)]
     instructions: bool,
+    /// Be the plain TLS echo on this port
+    #[arg(long, value_name = "PORT", requires = "folder", hide = true)]
+    tls_echo: Option<u16>,
+    /// Where the certificate of the plain TLS echo is
+    #[arg(long, value_name = "DIR", hide = true)]
+    folder: Option<PathBuf>,
 }
 
 /// What is measured, and for how long.
@@ -94,7 +101,11 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> io::Result<String> {
     allow_many_files()?;
     tokio::runtime::Runtime::new()?.block_on(async {
-        let rig = Rig::new(args.gateway.clone(), args.haproxy.clone()).await?;
+        if let (Some(port), Some(folder)) = (args.tls_echo, &args.folder) {
+            return plain::serve_tls(port, folder).await.map(|()| String::new());
+        }
+        let gateway = args.gateway.clone().unwrap_or_default();
+        let rig = Rig::new(gateway, args.haproxy.clone()).await?;
         if args.instructions {
             return instructions::markdown(&rig).await;
         }
@@ -149,14 +160,14 @@ async fn measure_echo(
     let (server, endpoint) = rig.gateway(KeyExchange::X25519, &[])?;
     let gateway = echo::through_gateway(&server, &endpoint, payload, length).await?;
     drop(server);
-    let relay = match rig.relay().await? {
-        Some((server, endpoint)) => {
-            Some(echo::through_relay(&server, &endpoint, payload, length).await?)
-        }
-        None => None,
-    };
-    for (who, echoed) in [("gateway", Some(gateway)), ("relay", relay)] {
-        let Some(echo::Echoed { gib, used }) = echoed else { continue };
+    let mut results = vec![("gateway", gateway)];
+    let (server, endpoint) = rig.tls_echo()?;
+    results.push(("tls", echo::through_plain(&server, &endpoint, payload, length).await?));
+    drop(server);
+    if let Some((server, endpoint)) = rig.relay().await? {
+        results.push(("relay", echo::through_plain(&server, &endpoint, payload, length).await?));
+    }
+    for (who, echo::Echoed { gib, used }) in results {
         let name = format!("echo.{payload}.{who}");
         samples.add(format!("{name}_cpu_s_per_gib"), used.server / gib);
         samples.add(format!("{name}_mib_per_s"), gib * 1024.0 / used.seconds);

@@ -1,6 +1,7 @@
-//! What a measurement runs against: a gateway with default limits, or HAProxy in front of a plain echo.
+//! What a measurement runs against: a gateway with default settings, or what it is compared with.
 
 use crate::backend;
+use crate::plain;
 use crate::process::Server;
 use crate::session::{Endpoint, KeyExchange};
 use rustls::pki_types::CertificateDer;
@@ -9,8 +10,6 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 /// The programs, and files that all servers share.
 pub(crate) struct Rig {
@@ -63,10 +62,19 @@ impl Rig {
         Ok((server, self.endpoint(port, key_exchange)?))
     }
 
+    /// A plain TLS echo on the gateway's TLS library: this program again.
+    pub(crate) fn tls_echo(&self) -> io::Result<(Server, Endpoint)> {
+        let port = free_port()?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--tls-echo").arg(port.to_string()).arg("--folder").arg(self.folder.path());
+        let server = Server::start(&mut command, &self.path("echo.log"), port)?;
+        Ok((server, self.endpoint(port, KeyExchange::X25519)?))
+    }
+
     /// HAProxy that ends TLS and relays to a plain TCP echo in this process.
     pub(crate) async fn relay(&self) -> io::Result<Option<(Server, Endpoint)>> {
         let Some(haproxy) = &self.haproxy else { return Ok(None) };
-        let (port, echo) = (free_port()?, start_echo().await?);
+        let (port, echo) = (free_port()?, plain::start_echo().await?);
         let settings = format!(
             "defaults\n mode tcp\n timeout connect 5s\n timeout client 1h\n timeout server 1h\n\
              listen relay\n bind 127.0.0.1:{port} ssl crt {}\n server echo {echo}\n",
@@ -87,28 +95,4 @@ impl Rig {
 
 fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-async fn start_echo() -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            // The relay's end of it is the end of the measurement.
-            tokio::spawn(async move { drop(echo(stream).await) });
-        }
-    });
-    Ok(address)
-}
-
-async fn echo(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        let length = stream.read(&mut buffer).await?;
-        if length == 0 {
-            return Ok(());
-        }
-        stream.write_all(&buffer[..length]).await?;
-    }
 }

@@ -25,10 +25,13 @@ PAGE = """# WebSocket conformance
 The gateway's WebSocket layer (`httvps-transport`, behind the echo example `ws_echo`, over TLS) against the fuzzing client of the Autobahn
 test suite 25.10.1. Compression is not offered, so its sections 12 and 13 do not apply. The bar is: nothing failed, every close clean.
 
-Written by `.ci/test-autobahn`, which CI runs and compares with this page.
+The server under test is `crates/httvps-transport/examples/ws_echo.rs`: the same TLS stream, upgrade and WebSocket connection as the gateway's, with an echo on top and
+the limit of a message raised to 64 MiB for section 9.
+
+Written by `.ci/test-autobahn` (`tests/autobahn/report.py`), which CI runs and compares with this page.
 
 {table}
-Closes: {closes}.
+Closes: {closes}. The informational cases ({informational}) are those that the suite only observes.
 """
 
 
@@ -80,7 +83,10 @@ def main():
 
     cases = load(args.reports)
     closes = collections.Counter(verdict["behaviorClose"].lower() for verdict in cases.values())
-    page = PAGE.format(table=table(cases), closes=", ".join(f"{n} {what}" for what, n in closes.most_common()))
+    page = PAGE.format(
+        table=table(cases),
+        closes=", ".join(f"{n} {'OK' if what == 'ok' else what}" for what, n in closes.most_common()),
+        informational=", ".join(case for case in sorted(cases, key=numbers) if cases[case]["behavior"] == "INFORMATIONAL"))
     print(table(cases), end="")
     wrong = list(problems(cases))
     for line in wrong:

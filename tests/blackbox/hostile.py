@@ -24,12 +24,16 @@ from rig.targets import Target
 from rig.wire import CONTINUATION, PING, TEXT, UPGRADE, Ended, Wire, encode, request_bytes, wire_login
 
 MIB = 1 << 20
+FOREVER = 1 << 40
 # Short deadlines, so that the cases which must run into them stay short.
 QUICK = {"GATEWAY_HANDSHAKE_TIMEOUT": "2s", "GATEWAY_TLS_HANDSHAKE_TIMEOUT": "1s", "GATEWAY_HEADER_TIMEOUT": "1s",
          "GATEWAY_WRITE_TIMEOUT": "2s"}
-# What may be kept above the figures of a gateway that has served a few sessions.
+# What may be kept above the figures of a gateway that has served a few sessions: memory, and the idle connections of
+# the backend pool, one for each of up to 16 logins at once.
 RSS_SLACK_KIB = 24 << 10
-DESCRIPTOR_SLACK = 8
+DESCRIPTOR_SLACK = 20
+# How long a closed connection may wait for the peer to read the close frame.
+LINGER = 3
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +269,7 @@ def test_a_dripping_hello(case):
     with Wire(case.gateway) as wire:
         wire.upgrade()
         clock = drip(lambda n: wire.send(message[n:n + 1]), 0.05, 6)
-        assert clock < 4, f"dripped for {clock:.1f} s"
+        assert clock < 2 + LINGER, f"dripped for {clock:.1f} s"
         case.note = f"ended after {clock:.1f} s"
     case.recovered()
 
@@ -275,7 +279,7 @@ def test_pings_instead_of_a_hello(case):
     with Wire(case.gateway) as wire:
         wire.upgrade()
         clock = drip(lambda n: wire.frame(PING, b"%d" % n), 0.05, 6)
-        assert clock < 4, f"pings for {clock:.1f} s"
+        assert clock < 2 + LINGER, f"pings for {clock:.1f} s"
         case.note = f"ended after {clock:.1f} s"
     case.recovered()
 
@@ -303,10 +307,12 @@ def test_half_open_connections_over_the_cap_of_their_source(case):
 # --- messages ----------------------------------------------------------------------------------
 
 
-def push(wire, data, times, stall):
+def push(wire, data, times, stall, within=60):
     """Sends `data` again and again: how often it went out before the peer ended it or took nothing for `stall` seconds."""
     wire.socket.settimeout(stall)
+    clock = Stopwatch()
     for done in range(times):
+        assert clock.seconds < within, f"{done} x {len(data)} bytes went out, and the end never came"
         try:
             wire.socket.sendall(data)
         except (TimeoutError, socket.timeout):
@@ -321,10 +327,10 @@ def test_an_endless_message(case, authenticated):
     case = case()
     wire = wire_login(case.gateway) if authenticated else upgraded(case.gateway)
     wire.send(encode(TEXT, b" " * 1000, fin=False))
-    done, how = push(wire, encode(CONTINUATION, b" " * 65536, fin=False), 1000, 5)
-    assert how == "ended" and done < 200, f"{how} after {done} x 64 KiB"
+    done, how = push(wire, encode(CONTINUATION, b" " * 65536, fin=False), FOREVER, 5, within=1 + LINGER)
+    assert how == "ended", how
     assert case.peak_growth_kib < 32 << 10
-    case.note = f"{how} after {done * 64} KiB"
+    case.note = f"{how} after {done // 16} MiB"
     close(wire)
     case.recovered()
 
@@ -356,8 +362,8 @@ def test_a_flood_of_empty_fragments(case):
     case = case()
     wire = wire_login(case.gateway)
     wire.send(encode(TEXT, b"", fin=False))
-    done, how = push(wire, encode(CONTINUATION, b"", fin=False) * 1000, 1000, 5)
-    assert how == "ended", f"{done * 1000} empty fragments were taken"
+    done, how = push(wire, encode(CONTINUATION, b"", fin=False) * 1000, FOREVER, 5, within=1 + LINGER)
+    assert how == "ended", how
     assert case.peak_growth_kib < 32 << 10
     case.note = f"{how} after {done * 1000} fragments"
     close(wire)
@@ -367,8 +373,8 @@ def test_a_flood_of_empty_fragments(case):
 def test_a_flood_of_empty_messages(case):
     case = case()
     wire = wire_login(case.gateway)
-    done, how = push(wire, encode(TEXT, b"") * 1000, 1000, 5)
-    assert how != "sent" or done == 1000
+    done, how = push(wire, encode(TEXT, b"") * 1000, FOREVER, 5, within=5 + LINGER)
+    assert how == "ended", how
     assert case.peak_growth_kib < 32 << 10
     case.note = f"{how} after {done * 1000} messages"
     close(wire)
@@ -473,9 +479,10 @@ def test_a_reader_that_never_reads_while_a_target_pushes_160_mib(case):
     case.recovered()
 
 
-def test_many_readers_that_never_read(case):
+@pytest.mark.parametrize("payload", [64 << 10, 700 << 10], ids=["64 KiB messages", "700 KiB messages"])
+def test_many_readers_that_never_read(case, payload):
     case = case()
-    message = encode(TEXT, json.dumps(stream_data("a", os.urandom(64 << 10))).encode())
+    message = encode(TEXT, json.dumps(stream_data("a", os.urandom(payload))).encode())
 
     def make():
         wire = wire_login(case.gateway)
@@ -485,8 +492,8 @@ def test_many_readers_that_never_read(case):
     with many(make, 32) as wires:
         growth = case.peak_growth_kib
         case.note = f"{len(wires)} readers, {mib(growth)} MiB more at the peak"
-        # 256 KiB queued towards each and one message of at most 1 MiB under way.
-        assert growth < 32 * 1536 + (16 << 10), case.note
+        # For each: 256 KiB queued, half as much again for the allocator, and a message under way in each direction.
+        assert growth < 32 * (384 + 2 * len(message) // 1024) + (16 << 10), case.note
         eventually(lambda: case.gateway.metric("active_sessions") == 0, 15, "they are ended")
     case.recovered()
 

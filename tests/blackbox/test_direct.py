@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import os
-import socket
 
 import pytest
 
@@ -164,18 +163,26 @@ def test_a_name_that_does_not_exist_is_a_stream_error_resolve_failed(device):
     device.assert_quiet()
 
 
-def test_a_network_without_a_way_is_a_stream_error_unreachable(start):
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("2001:db8::1", 80))
-            pytest.skip("this machine has a way to 2001:db8::/32")
-        except OSError:
+def test_a_network_without_a_way_is_a_stream_error_unreachable(device):
+    # TCP to a broadcast address is refused by the system itself, with "network is unreachable".
+    device.send(stream_open("a", "127.255.255.255:80"))
+    assert device.expect_error("stream_error", "a")["reason"] == "unreachable"
+    device.assert_quiet()
+
+
+def test_a_stream_on_which_nothing_moves_is_a_stream_error_idle(start):
+    gateway = start(GATEWAY_UPSTREAM_MODE="direct", GATEWAY_EGRESS_ALLOW="127.0.0.0/8", GATEWAY_STREAM_IDLE_TIMEOUT="500ms")
+    with Target(silent) as target, Target(echo) as live, login(gateway) as device:
+        device.send(stream_open("a", target.address), stream_open("live", live.address))
+        clock = Stopwatch()
+        while clock.seconds < 0.4:
+            device.send(stream_data("live", b"x"))
+            device.recv_data("live")
+        while (frame := device.recv())["type"] == "stream_data":
             pass
-    gateway = start(GATEWAY_UPSTREAM_MODE="direct", GATEWAY_EGRESS_ALLOW="2001:db8::/32", GATEWAY_DIAL_TIMEOUT="2s")
-    with login(gateway) as device:
-        device.send(stream_open("a", "[2001:db8::1]:80"))
-        assert device.expect_error("stream_error", "a")["reason"] == "unreachable"
-        device.assert_quiet()
+        assert (frame["code"], frame["stream_id"], frame["reason"]) == ("stream_error", "a", "idle")
+        device.send(stream_data("live", b"y"))
+        assert device.recv_data("live") == b"y"
 
 
 def test_a_hanging_dial_blocks_no_other_stream(device):
@@ -207,6 +214,18 @@ def test_hanging_dials_count_as_streams(device):
         device.expect_error("stream_error", "s8")
         for _ in range(8):
             assert device.expect_error("stream_error")["reason"] == "timeout"
+
+
+def test_dials_end_with_their_session(start):
+    gateway = start(GATEWAY_UPSTREAM_MODE="direct", GATEWAY_EGRESS_ALLOW="127.0.0.0/8", GATEWAY_DIAL_TIMEOUT="1m")
+    with full_backlog() as address:
+        before = gateway.descriptors
+        with login(gateway) as device:
+            for number in range(8):
+                device.send(stream_open(f"s{number}", address))
+            device.assert_quiet()
+        eventually(gateway.is_idle, 3, "gauges at 0")
+        eventually(lambda: gateway.descriptors <= before + 2, 3, "the sockets of the dials are closed")
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])

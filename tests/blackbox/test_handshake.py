@@ -184,6 +184,11 @@ def test_unknown_fields_are_ignored(gateway):
         device.lives()
 
 
+def test_the_optional_fields_have_no_limit_but_that_of_the_message(gateway):
+    with login(gateway, client_version="Mozilla/5.0 " * 40, region="r" * 300, capabilities=["c" * 300] * 20) as device:
+        device.lives()
+
+
 def test_the_order_of_fields_and_white_space_do_not_matter(gateway, shared_backend):
     device_id = fresh_device()
     with Device(gateway) as device:

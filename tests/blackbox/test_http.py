@@ -178,8 +178,21 @@ def test_a_broken_request_is_refused_or_cut_off_and_never_upgraded(gateway, data
         device.lives()
 
 
-def test_99_fields_in_15_kib_are_fine(gateway):
-    more = [(f"X-{n}", "v" * 140) for n in range(94)]
+@pytest.mark.parametrize("in_one_record", [True, False], ids=["in one TLS record", "in records of 1 KiB"])
+@pytest.mark.parametrize("size", [4 << 10, 9 << 10, 12 << 10, 15 << 10])
+def test_headers_up_to_16_kib_are_fine(gateway, size, in_one_record):
+    head = request_bytes(headers=UPGRADE | {"Cookie": "c" * size})
+    step = len(head) if in_one_record else 1024
+    with Wire(gateway) as wire:
+        for at in range(0, len(head), step):
+            wire.send(head[at:at + step])
+        assert wire.response()[0] == 101
+        wire.text(hello())
+        assert wire.recv_json()["allowed"] is True
+
+
+def test_100_fields_are_fine(gateway):
+    more = [(f"X-{n}", "v") for n in range(100 - len(UPGRADE))]
     assert ask(gateway, request_bytes(headers=list(UPGRADE.items()) + more)) == 101
 
 

@@ -181,10 +181,11 @@ def test_a_message_of_exactly_1_mib_is_fine(gateway):
 
 
 def test_a_message_of_1024_fragments_is_fine(gateway):
-    with login(gateway) as device:
-        message = '{"type":"ping"}'.rjust(1024)
-        device.send_message(iter(message))
-        assert device.recv()["type"] == "pong"
+    message = b'{"type":"ping"}'.rjust(1024)
+    with wire_login(gateway) as wire:
+        for at in range(1024):
+            wire.frame(CONTINUATION if at else TEXT, message[at:at + 1], fin=at == 1023)
+        assert wire.recv_json() == {"type": "pong"}
 
 
 def test_the_message_limit_is_a_setting(start_shared):

@@ -11,6 +11,7 @@ type Page = (&'static str, fn() -> String);
 const PAGES: &[Page] = &[
     ("docs/reference/settings.md", config::reference_markdown),
     ("docs/reference/metrics.md", metrics::reference_markdown),
+    ("docs/reference/codes.md", httvps_proto::reference::codes_markdown),
     ("config/example-config.yaml", config::example_yaml),
 ];
 

@@ -1,7 +1,9 @@
 //! A session that is open, and how it comes to be.
 
-use crate::driver::{Carrier, Driver, Shared, State};
+use crate::carrier::Carrier;
+use crate::driver::{Driver, Shared};
 use crate::link::{Link, LinkError};
+use crate::state::State;
 use crate::stream::{Stream, StreamFailure, plain};
 use httvps_proto::{ClientInput, ClientSession, StreamEnd};
 use httvps_transport::ws::{Event, Kind};

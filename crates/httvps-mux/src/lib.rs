@@ -5,10 +5,12 @@
 //! poll it together with everything else of a session in one task, and the client can put it
 //! behind the [`Stream`]s that it hands out.
 
+mod carrier;
 mod chunks;
 mod connection;
 mod driver;
 mod link;
+mod state;
 mod stream;
 mod table;
 

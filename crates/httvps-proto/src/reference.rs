@@ -60,12 +60,13 @@ pub fn codes_markdown() -> String {
             StreamRefusal::Duplicate => "the one that is open lives on",
             _ => "not open",
         };
-        [quoted(refusal.as_str()), refusal.words().to_owned(), stream.to_owned()]
+        let code = quoted(refusal.code().as_str());
+        [quoted(refusal.as_str()), code, refusal.words().to_owned(), stream.to_owned()]
     });
     table(
         &mut page,
-        "Refused `stream_*` frames (`reason` of a `stream_error`)",
-        ["reason", "meaning", "stream of that id"],
+        "Refused `stream_*` frames (`reason` of an `error`)",
+        ["reason", "code", "meaning", "stream of that id"],
         refusals,
     );
     let capabilities = CAPABILITIES.map(|name| [quoted(name)]);

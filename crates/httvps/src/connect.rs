@@ -50,7 +50,7 @@ Exit status: 0 ended by a signal, 1 a file or port cannot be used, 2 wrong usage
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ConnectArgs {
-    /// The gateway: wss://HOST[:PORT][/PATH]; the path is /ws if none is given
+    /// The gateway: `wss://HOST[:PORT][/PATH]`; the path is /ws if none is given
     #[arg(long, value_name = "URL", env = "HTTVPS_GATEWAY")]
     gateway: GatewayUrl,
     /// Name of this device, as the operator of the gateway knows it

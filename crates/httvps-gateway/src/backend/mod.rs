@@ -91,16 +91,6 @@ impl BackendError {
         "circuit_open",
     ];
 
-    /// The setting that made it a failure, if it was one.
-    const fn limit(self) -> Option<Limit> {
-        match self {
-            Self::Timeout => Some(Limit::BackendTimeout),
-            Self::BodyTooLarge => Some(Limit::BackendBody),
-            Self::CircuitOpen => Some(Limit::BackendBreaker),
-            _ => None,
-        }
-    }
-
     /// The label `code` of `httvps_gateway_backend_errors_total`.
     pub const fn code(self) -> &'static str {
         match self {
@@ -198,9 +188,6 @@ impl BackendClient {
         }
         let failure = result.as_ref().err();
         self.metrics.backend_request(start.elapsed(), failure.map(|error| error.code()));
-        if let Some(limit) = failure.and_then(|error| error.limit()) {
-            self.metrics.limit_hit(limit);
-        }
         result
     }
 

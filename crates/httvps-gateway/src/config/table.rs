@@ -189,7 +189,8 @@ settings! {
         max_message_fragments: usize as Whole, env GATEWAY_MAX_MESSAGE_FRAGMENTS, default "1024",
             range "1" to "65536";
 
-        /// Bytes that may wait for one client; then its streams are not read any further.
+        /// Bytes that may wait for one client; then its streams are not read any further. The same bound holds for
+        /// bytes of one client that wait for its targets; then the client is not read any further.
         max_session_queue_bytes: usize as Size, env GATEWAY_MAX_SESSION_QUEUE_BYTES,
             default "256KiB",
             range "16KiB" to "64MiB";

@@ -86,8 +86,6 @@ labels! {
         Http = "http",
         /// Before a whole, valid `hello`.
         Hello = "hello",
-        /// While the backend was asked.
-        Verdict = "verdict",
     }
 
     /// Why a session ended.
@@ -110,8 +108,6 @@ labels! {
         Drain = "drain",
         /// TLS failed after the handshake.
         TlsError = "tls_error",
-        /// The gateway itself failed.
-        Internal = "internal",
     }
 
     /// A limit that bit; each value is the key of the setting.
@@ -138,10 +134,8 @@ labels! {
         TlsHandshakeTimeout = "tls_handshake_timeout",
         /// Time of the request headers.
         HeaderTimeout = "header_timeout",
-        /// Bytes of the request headers.
+        /// Bytes of the request headers, or their number (`max_headers`).
         HeaderBytes = "max_header_bytes",
-        /// Header fields.
-        Headers = "max_headers",
         /// Half-open connections in all.
         Handshakes = "max_handshakes",
         /// Half-open connections of an address.
@@ -156,7 +150,7 @@ labels! {
         Fragments = "max_message_fragments",
         /// Bytes that wait for a client.
         SessionQueue = "max_session_queue_bytes",
-        /// Bytes of a stream that wait for the client.
+        /// Bytes of a stream that wait for its target.
         StreamQueue = "max_stream_queue_bytes",
         /// Time in which a client takes no byte.
         Write = "write_timeout",

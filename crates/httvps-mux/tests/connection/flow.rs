@@ -189,12 +189,14 @@ async fn a_stream_that_nobody_reads_holds_a_bounded_number_of_bytes() {
     let sent = fill(&mut gateway, key).await;
     assert!(sent < 100_000 + 3 * 8192 + 4096, "{sent}");
 
+    let resumed = tokio::time::Instant::now();
     let reader = tokio::spawn(async move {
         let mut got = vec![0; sent];
         stream.read_exact(&mut got).await.map(|_| got)
     });
     within(gateway.flush()).await.unwrap();
     assert!(within(reader).await.unwrap().unwrap().iter().all(|&byte| byte == 7));
+    assert_eq!(resumed.elapsed(), Duration::ZERO, "the reader made room and nobody noticed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,7 +230,7 @@ async fn a_slow_reader_is_no_stalled_one() {
         stall_timeout: Duration::from_secs(10),
         ..Settings::default()
     };
-    let (connection, mut gateway) = within(pair(1024, limits(8), settings)).await;
+    let (connection, mut gateway) = within(pair(1 << 20, limits(8), settings)).await;
     let (mut stream, key) = within(open(&connection, &mut gateway)).await;
     let body = pattern(3, 200_000);
     let sender = tokio::spawn({

@@ -88,7 +88,7 @@ impl Outbound {
         let mut header = Header { is_final: true, opcode, mask, len: len as u64 };
         let mut bytes = [0; HEADER_MAX];
         let header_len = header.encode(&mut bytes);
-        self.buffer.reserve(header_len + len);
+        self.make_room(header_len + len);
         let header_at = self.buffer.len();
         self.buffer.extend_from_slice(&bytes[..header_len]);
         let payload_at = self.buffer.len();
@@ -113,6 +113,17 @@ impl Outbound {
             self.start = self.start.min(self.buffer.len());
         }
         result
+    }
+
+    /// Reserves room behind what waits. Bytes that have left are dropped rather than copied into a
+    /// larger buffer, as soon as they are the greater part: each byte is moved once at the most.
+    fn make_room(&mut self, len: usize) {
+        let waiting = self.buffer.len() - self.start;
+        if self.buffer.capacity() - self.buffer.len() < len && self.start >= waiting {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        self.buffer.reserve(len);
     }
 
     /// What the transport should take next; empty if nothing waits.

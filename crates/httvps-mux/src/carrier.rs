@@ -1,0 +1,50 @@
+//! A link, whatever it runs on.
+
+use crate::link::{Link, LinkError, LinkOutbox};
+use httvps_transport::ws::Event;
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A [`Link`] over whatever it runs on.
+pub(crate) trait Carrier: Send {
+    fn poll_recv(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Event, LinkError>>;
+    fn message(&mut self) -> (&mut [u8], LinkOutbox<'_>);
+    fn outbox(&mut self) -> LinkOutbox<'_>;
+    fn queue_close(&mut self, code: u16, reason: &str);
+    fn queued(&self) -> usize;
+    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), LinkError>>;
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
+    fn poll_timeout(&self) -> Option<Instant>;
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError>;
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Link<T> {
+    fn poll_recv(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Event, LinkError>> {
+        Self::poll_recv(self, cx, now)
+    }
+    fn message(&mut self) -> (&mut [u8], LinkOutbox<'_>) {
+        Self::message(self)
+    }
+    fn outbox(&mut self) -> LinkOutbox<'_> {
+        Self::outbox(self)
+    }
+    fn queue_close(&mut self, code: u16, reason: &str) {
+        Self::queue_close(self, code, reason);
+    }
+    fn queued(&self) -> usize {
+        Self::queued(self)
+    }
+    fn poll_flush(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), LinkError>> {
+        Self::poll_flush(self, cx, now)
+    }
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        Self::poll_shutdown(self, cx)
+    }
+    fn poll_timeout(&self) -> Option<Instant> {
+        Self::poll_timeout(self)
+    }
+    fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
+        Self::handle_timeout(self, now)
+    }
+}

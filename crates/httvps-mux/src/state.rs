@@ -1,0 +1,446 @@
+//! What a connection is between two wake-ups of its driver.
+
+use crate::carrier::Carrier;
+use crate::connection::{ConnectionEnd, OpenError, Settings};
+use crate::link::LinkError;
+use crate::stream::{StreamFailure, plain};
+use crate::table::{Progress, Table};
+use httvps_proto::{ClientInput, ClientSession, Limits, StreamEnd, StreamKey};
+use httvps_transport::ws::{Event, Kind};
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+use tokio::io::ReadBuf;
+
+/// Payload of one `stream_data`: large enough that its frame costs little, small enough that the
+/// other streams of the connection get their turn.
+const MAX_CHUNK: usize = 64 * 1024;
+
+/// Messages that are taken before the writers and the other tasks of the runtime get their turn.
+const RECV_BUDGET: u32 = 32;
+
+/// What small frames may add to the queue while the gateway takes nothing. From there on nothing
+/// more is read that may want an answer, and no stream is opened.
+const ANSWER_ROOM: usize = 256 * 1024;
+
+/// The connection. Only the driver polls the carrier, so nobody takes a waker from anybody.
+pub(crate) struct State {
+    /// None when the connection is over.
+    carrier: Option<Box<dyn Carrier>>,
+    session: ClientSession,
+    scratch: Vec<u8>,
+    table: Table,
+    settings: Settings,
+    phase: Phase,
+    is_draining: bool,
+    /// Nobody can open streams any more: the last one to end closes the connection.
+    is_abandoned: bool,
+    /// An `open` was refused for want of room in the queue.
+    has_refused_open: bool,
+    /// What the gateway last said about the session.
+    last_error: Option<Box<str>>,
+    /// When the readers that hold up the connection lose their streams.
+    stalled_at: Option<Instant>,
+    pub(crate) driver: Option<Waker>,
+    pub(crate) effects: Effects,
+}
+
+/// What [`Shared::with`] has to do once the lock is given back.
+#[derive(Default)]
+pub(crate) struct Effects {
+    /// The driver is to be woken.
+    pub(crate) has_work: bool,
+    /// Streams to be woken.
+    pub(crate) wakes: Vec<Waker>,
+    /// Those who watch the connection are to be told.
+    pub(crate) has_changed: bool,
+}
+
+/// `Open → Closing → Over`; the end is known from `Closing` on.
+enum Phase {
+    Open,
+    /// The close frame is on its way or has come.
+    Closing {
+        end: Arc<ConnectionEnd>,
+        until: Instant,
+        has_peer_closed: bool,
+    },
+    Over(Arc<ConnectionEnd>),
+}
+
+/// What the driver does next.
+pub(crate) enum Step {
+    Over,
+    Again,
+    Wait(Option<Instant>),
+}
+
+impl State {
+    pub(crate) fn new(
+        carrier: Box<dyn Carrier>,
+        session: ClientSession,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            carrier: Some(carrier),
+            session,
+            scratch: Vec::new(),
+            table: Table::new(settings.max_stream_buffered, settings.max_session_buffered),
+            settings,
+            phase: Phase::Open,
+            is_draining: false,
+            is_abandoned: false,
+            has_refused_open: false,
+            last_error: None,
+            stalled_at: None,
+            driver: None,
+            effects: Effects::default(),
+        }
+    }
+
+    pub(crate) fn end(&self) -> Option<Arc<ConnectionEnd>> {
+        match &self.phase {
+            Phase::Open => None,
+            Phase::Closing { end, .. } | Phase::Over(end) => Some(end.clone()),
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over(_))
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining
+    }
+
+    pub(crate) fn session(&self) -> &ClientSession {
+        &self.session
+    }
+
+    /// Reserves a place and sends the `stream_open`.
+    pub(crate) fn open(&mut self, target: &str) -> Result<usize, OpenError> {
+        if let Some(end) = self.end() {
+            return Err(OpenError::Closed(end));
+        }
+        if self.is_draining {
+            return Err(OpenError::Draining);
+        }
+        if target.len() > Limits::MAX_TARGET {
+            return Err(OpenError::TargetTooLong);
+        }
+        let carrier = self.carrier.as_mut().expect("a connection that is not over has a carrier");
+        // Above what writers may fill, so that they cannot keep it out.
+        if carrier.queued() > self.settings.max_queued + ANSWER_ROOM {
+            self.has_refused_open = true;
+            return Err(OpenError::NoPlace);
+        }
+        let Ok(key) = self.session.open(Some(target), &mut carrier.outbox()) else {
+            return Err(OpenError::NoPlace);
+        };
+        let has_ack = self.session.has_open_ack();
+        let progress = if has_ack { Progress::Opening } else { Progress::Open };
+        self.effects.has_work = true;
+        Ok(self.table.insert(key, progress))
+    }
+
+    /// Ready when the gateway has said whether the stream stands.
+    pub(crate) fn poll_open(
+        &mut self,
+        id: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), OpenError>> {
+        let end = self.end();
+        let slot = self.table.slot(id);
+        Poll::Ready(match &slot.progress {
+            Progress::Opening => {
+                slot.await_arrival(cx.waker());
+                return Poll::Pending;
+            }
+            Progress::Open | Progress::Eof => Ok(()),
+            Progress::NoPlace => Err(OpenError::NoPlace),
+            Progress::Failed(failure) => match end {
+                Some(end) => Err(OpenError::Closed(end)),
+                None => Err(OpenError::Failed(failure.clone())),
+            },
+        })
+    }
+
+    pub(crate) fn poll_read(
+        &mut self,
+        id: usize,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let had_room = self.table.has_room();
+        if buf.remaining() == 0 || self.table.read(id, buf) > 0 {
+            self.effects.has_work = !had_room && self.table.has_room();
+            return Poll::Ready(Ok(()));
+        }
+        let slot = self.table.slot(id);
+        match &slot.progress {
+            Progress::Opening | Progress::Open => {
+                slot.await_arrival(cx.waker());
+                Poll::Pending
+            }
+            Progress::Eof => Poll::Ready(Ok(())),
+            ended => Poll::Ready(Err(error_of(ended))),
+        }
+    }
+
+    pub(crate) fn poll_write(
+        &mut self,
+        id: usize,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let slot = self.table.slot(id);
+        if slot.is_write_shut {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let (Some(key), Some(carrier)) = (slot.key, self.carrier.as_mut()) else {
+            return Poll::Ready(Err(error_of(&slot.progress)));
+        };
+        if carrier.queued() > self.settings.max_queued {
+            self.table.await_room(id, cx.waker());
+            return Poll::Pending;
+        }
+        let data = &data[..data.len().min(MAX_CHUNK)];
+        if !data.is_empty() {
+            self.session.write(key, data, &mut carrier.outbox());
+            self.effects.has_work = true;
+        }
+        Poll::Ready(Ok(data.len()))
+    }
+
+    pub(crate) fn shut_write(&mut self, id: usize) {
+        self.table.slot(id).is_write_shut = true;
+    }
+
+    pub(crate) fn drop_stream(&mut self, id: usize) {
+        if let Some(key) = self.table.remove(id) {
+            if let Some(carrier) = &mut self.carrier {
+                self.session.close(key, &mut carrier.outbox());
+            }
+            self.effects.has_changed = true;
+        }
+        self.effects.has_work = true;
+    }
+
+    /// No further stream will be opened.
+    pub(crate) fn abandon(&mut self) {
+        self.is_abandoned = true;
+        self.effects.has_work = true;
+    }
+
+    /// Begins to close; streams that are open fail.
+    pub(crate) fn close(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Open) {
+            if let Some(carrier) = &mut self.carrier {
+                carrier.queue_close(1000, "");
+            }
+            self.begin_closing(ConnectionEnd::Local, false, now);
+            self.effects.has_work = true;
+        }
+    }
+
+    /// One round of the driver.
+    pub(crate) fn step(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
+        self.driver = Some(cx.waker().clone());
+        if matches!(self.phase, Phase::Open) {
+            match self.step_open(cx, now) {
+                Ok(true) => return Step::Again,
+                Ok(false) => {}
+                Err(error) => self.finish(error.into()),
+            }
+        }
+        if self.is_abandoned && self.table.is_empty() {
+            self.close(now);
+        }
+        match self.phase {
+            Phase::Open => match self.carrier.as_ref().map(|carrier| carrier.poll_timeout()) {
+                Some(due) => Step::Wait(earlier(due, self.stalled_at)),
+                None => Step::Over,
+            },
+            Phase::Closing { until, .. } if now < until => match self.poll_closing(cx, now) {
+                Poll::Ready(()) => self.over(),
+                Poll::Pending => Step::Wait(Some(until)),
+            },
+            Phase::Closing { .. } | Phase::Over(_) => self.over(),
+        }
+    }
+
+    /// Receives, keeps the times, sends. True when there may be more to receive at once.
+    fn step_open(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, LinkError> {
+        if self.table.has_room() {
+            self.stalled_at = None;
+        }
+        self.end_stalled(now);
+        let mut budget = RECV_BUDGET;
+        while budget > 0 && self.may_read() && matches!(self.phase, Phase::Open) {
+            budget -= 1;
+            let Some(carrier) = &mut self.carrier else { break };
+            match carrier.poll_recv(cx, now)? {
+                Poll::Ready(event) => self.handle_event(event, now),
+                Poll::Pending => break,
+            }
+        }
+        self.stalled_at = match self.stalled_at {
+            _ if self.table.has_room() => None,
+            None => Some(now + self.settings.stall_timeout),
+            since => since,
+        };
+        let Some(carrier) = self.carrier.as_mut().filter(|_| matches!(self.phase, Phase::Open))
+        else {
+            return Ok(false);
+        };
+        // Pending or not: the carrier has this task's waker, and the queue tells how far it got.
+        // Sent before the deadlines are looked at, so that a machine that slept gets its chance.
+        let _ = carrier.poll_flush(cx, now)?;
+        let queued = carrier.queued();
+        carrier.handle_timeout(now)?;
+        if carrier.queued() > queued {
+            let _ = carrier.poll_flush(cx, now)?;
+        }
+        if carrier.queued() <= self.settings.max_queued / 2 {
+            self.table.wake_writers(&mut self.effects.wakes);
+            self.effects.has_changed |= std::mem::take(&mut self.has_refused_open);
+        }
+        Ok(budget == 0)
+    }
+
+    fn may_read(&self) -> bool {
+        let queued = self.carrier.as_ref().map_or(0, |carrier| carrier.queued());
+        self.table.has_room() && queued <= self.settings.max_queued + ANSWER_ROOM
+    }
+
+    /// Takes the streams from readers that have held up the connection for too long.
+    fn end_stalled(&mut self, now: Instant) {
+        if self.table.has_room() || self.stalled_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let mut keys: Vec<StreamKey> = Vec::new();
+        self.table.end_stalled(&mut keys, &mut self.effects.wakes);
+        if let Some(carrier) = &mut self.carrier {
+            for key in keys {
+                self.session.close(key, &mut carrier.outbox());
+            }
+        }
+        self.effects.has_changed = true;
+    }
+
+    fn handle_event(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Message(Kind::Text) => self.handle_text(),
+            Event::Close { code } => {
+                let end = ConnectionEnd::Gateway { code, words: self.last_error.take() };
+                self.begin_closing(end, true, now);
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_text(&mut self) {
+        let Some(carrier) = &mut self.carrier else { return };
+        let (message, mut out) = carrier.message();
+        let table = &mut self.table;
+        match self.session.handle_text(message, &mut self.scratch, &mut out) {
+            ClientInput::Data { stream, data } => table.push(stream, data, &mut self.effects.wakes),
+            ClientInput::Opened(stream) => table.opened(stream, &mut self.effects.wakes),
+            ClientInput::Ended { stream, end: Some(StreamEnd::Eof), .. } => {
+                table.end(stream, Progress::Eof, &mut self.effects.wakes);
+                self.effects.has_changed = true;
+            }
+            ClientInput::Ended { stream, end, words } => {
+                let words = match end {
+                    Some(end) => end.words(),
+                    None if words.is_empty() => "the gateway ended the stream",
+                    None => &words,
+                };
+                table.end(
+                    stream,
+                    Progress::Failed(StreamFailure::new(end, words)),
+                    &mut self.effects.wakes,
+                );
+                self.effects.has_changed = true;
+            }
+            ClientInput::NoPlace(stream) => {
+                table.end(stream, Progress::NoPlace, &mut self.effects.wakes);
+                self.effects.has_changed = true;
+            }
+            ClientInput::GoAway => {
+                self.is_draining = true;
+                self.effects.has_changed = true;
+            }
+            ClientInput::Error { words, .. } => self.last_error = Some(plain(&words)),
+            ClientInput::Nothing | ClientInput::Authenticated(_) => {}
+        }
+    }
+
+    fn begin_closing(&mut self, end: ConnectionEnd, has_peer_closed: bool, now: Instant) {
+        self.table.fail_all(&StreamFailure::of_connection(&end), &mut self.effects.wakes);
+        let until = now + self.settings.close_timeout;
+        self.phase = Phase::Closing { end: Arc::new(end), until, has_peer_closed };
+        self.effects.has_changed = true;
+    }
+
+    /// Sends what is queued and waits for the peer's close frame; errors end it as well.
+    fn poll_closing(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let (Some(carrier), Phase::Closing { has_peer_closed, .. }) =
+            (&mut self.carrier, &mut self.phase)
+        else {
+            return Poll::Ready(());
+        };
+        if matches!(carrier.poll_flush(cx, now), Poll::Ready(Err(_))) {
+            return Poll::Ready(());
+        }
+        for _ in 0..RECV_BUDGET {
+            if *has_peer_closed {
+                return carrier.poll_shutdown(cx).map(|_| ());
+            }
+            match ready!(carrier.poll_recv(cx, now)) {
+                Ok(Event::Close { .. }) => *has_peer_closed = true,
+                Ok(_) => {}
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Ends the connection without a word to the peer, who could not be reached anyway.
+    pub(crate) fn finish(&mut self, end: ConnectionEnd) {
+        self.table.fail_all(&StreamFailure::of_connection(&end), &mut self.effects.wakes);
+        self.phase = Phase::Over(Arc::new(end));
+        self.effects.has_changed = true;
+    }
+
+    /// Gives the connection back to the system.
+    pub(crate) fn over(&mut self) -> Step {
+        self.carrier = None;
+        self.scratch = Vec::new();
+        self.driver = None;
+        if let Some(end) = self.end() {
+            self.phase = Phase::Over(end);
+            self.effects.has_changed = true;
+        }
+        Step::Over
+    }
+}
+
+fn error_of(progress: &Progress) -> io::Error {
+    match progress {
+        Progress::Failed(failure) => failure.to_error(),
+        Progress::NoPlace => {
+            StreamFailure::new(None, "the gateway has no place for another stream").to_error()
+        }
+        Progress::Eof | Progress::Opening | Progress::Open => io::ErrorKind::BrokenPipe.into(),
+    }
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
