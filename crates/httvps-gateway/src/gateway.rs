@@ -18,9 +18,6 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Sessions closed in a second while draining: a small gateway is done at once, a large one takes
-/// the whole `drain_spread`.
-const CLOSES_PER_SECOND: f64 = 100.0;
 /// How long before the end of the drain time-out whoever is left is closed.
 const LAST_CLOSE: Duration = Duration::from_secs(3);
 
@@ -251,12 +248,8 @@ async fn drain(context: &Arc<Context>, signals: &Signals) {
     context.tasks.close();
     context.registry.order_all(Order::Announce);
     let timeout = context.config.drain_timeout;
-    let spread = context
-        .config
-        .drain_spread
-        .min(Duration::from_secs_f64(sessions as f64 / CLOSES_PER_SECOND));
     let orderly = async {
-        context.registry.order_spread(Order::Close, spread).await;
+        context.registry.order_spread(Order::Close, context.config.drain_spread).await;
         context.tasks.wait().await;
     };
     let last_close = timeout.saturating_sub(LAST_CLOSE.min(timeout / 2));

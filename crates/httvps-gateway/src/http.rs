@@ -8,11 +8,11 @@ use httvps_transport::tls::TlsStream;
 use httvps_transport::ws::handshake::{self, Rejection};
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN, SEC_WEBSOCKET_VERSION,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_VERSION,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -61,13 +61,17 @@ fn builder(gateway: &Context) -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(config.header_timeout)
-        .max_headers(config.max_headers)
+        // The exact bound is ours, so that the metric can tell it from that on bytes.
+        .max_headers(config.max_headers.saturating_mul(4))
         .max_buf_size(config.max_header_bytes);
     builder
 }
 
 /// The main listener: the WebSocket, the founding page's routes, and an ordinary 404 for the rest.
 fn answer_main(gateway: &Context, request: &Request<Incoming>) -> Answer {
+    if let Some(refusal) = refuse_head(gateway, request) {
+        return refusal;
+    }
     if request.uri().path() == WEBSOCKET_PATH {
         return upgrade(gateway, request);
     }
@@ -75,6 +79,18 @@ fn answer_main(gateway: &Context, request: &Request<Incoming>) -> Answer {
         return answer_admin(gateway, request);
     }
     not_found()
+}
+
+/// What any web server refuses whatever the path: too many fields, and HTTP/1.1 without a `Host`
+/// (RFC 9112 section 3.2).
+fn refuse_head(gateway: &Context, request: &Request<Incoming>) -> Option<Answer> {
+    if request.headers().len() > gateway.config.max_headers {
+        gateway.metrics.limit_hit(Limit::Headers);
+        return Some(page(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
+    }
+    let hosts = request.headers().get_all(HOST).iter().count();
+    let needs_host = request.version() == Version::HTTP_11;
+    (hosts > 1 || (needs_host && hosts == 0)).then(|| page(StatusCode::BAD_REQUEST))
 }
 
 fn upgrade(gateway: &Context, request: &Request<Incoming>) -> Answer {

@@ -28,8 +28,6 @@ impl Limits {
     pub const MAX_DEPTH: usize = 128;
     /// Entries of `capabilities` that are looked at; further ones are ignored.
     pub const MAX_CAPABILITIES: usize = 32;
-    /// Bytes of `client_version` and `region`; longer ones are a malformed hello.
-    pub const MAX_LABEL: usize = 128;
 }
 
 impl Default for Limits {

@@ -134,8 +134,10 @@ labels! {
         TlsHandshakeTimeout = "tls_handshake_timeout",
         /// Time of the request headers.
         HeaderTimeout = "header_timeout",
-        /// Bytes of the request headers, or their number (`max_headers`).
+        /// Bytes of the request headers.
         HeaderBytes = "max_header_bytes",
+        /// Header fields.
+        Headers = "max_headers",
         /// Half-open connections in all.
         Handshakes = "max_handshakes",
         /// Half-open connections of an address.

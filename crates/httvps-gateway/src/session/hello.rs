@@ -177,12 +177,19 @@ fn read_hello(
     let applicant = Applicant {
         device_id: (&*hello.device_id).into(),
         token: Secret::new(hello.token.into_owned()),
-        client_version: hello.client_version.map(std::borrow::Cow::into_owned),
-        region: hello.region.map(std::borrow::Cow::into_owned),
+        client_version: hello.client_version.as_deref().map(cut),
+        region: hello.region.as_deref().map(cut),
     };
     // The token shall not live on in a buffer that the next connection gets.
     link.message().0.fill(0);
     Ok(applicant)
+}
+
+/// Bytes of `client_version` and `region` that are kept; the protocol sets them no limit.
+const MAX_LABEL: usize = 128;
+
+fn cut(text: &str) -> String {
+    text[..text.floor_char_boundary(MAX_LABEL)].to_owned()
 }
 
 /// What is needed to answer a `hello`.

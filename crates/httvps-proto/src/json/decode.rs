@@ -192,13 +192,6 @@ impl<'m> TextField<'m> {
             Field::Other => Err(bad),
         }
     }
-
-    fn label(self, bad: Bad) -> Result<Option<Cow<'m, str>>, Bad> {
-        match self.optional(bad.clone())? {
-            Some(text) if text.len() > Limits::MAX_LABEL => Err(bad),
-            label => Ok(label),
-        }
-    }
 }
 
 struct Raw<'m> {
@@ -237,10 +230,10 @@ impl<'m> Fields<'m> {
             token: needed(self.token, "token must be a non-empty string")?,
             client_version: self
                 .client_version
-                .label(Bad::Hello("client_version must be a string of at most 128 bytes"))?,
+                .optional(Bad::Hello("client_version must be a string"))?,
             region: self
                 .region
-                .label(Bad::Hello("region must be a string of at most 128 bytes"))?,
+                .optional(Bad::Hello("region must be a string"))?,
             capabilities: match self.capabilities {
                 Field::Missing | Field::Null => Vec::new(),
                 Field::Given(list) => list,

@@ -130,8 +130,8 @@ impl Fields {
         Some(Hello {
             device_id: needed("device_id")?,
             token: needed("token")?,
-            client_version: self.optional("client_version", 128).ok()?,
-            region: self.optional("region", 128).ok()?,
+            client_version: self.optional("client_version", usize::MAX).ok()?,
+            region: self.optional("region", usize::MAX).ok()?,
             capabilities: self.capabilities()?,
         })
     }
