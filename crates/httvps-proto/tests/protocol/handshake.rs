@@ -17,7 +17,9 @@ fn hello_with(key: &str, value: Value) -> String {
 #[track_caller]
 fn assert_bad_hello(message: &str) {
     let mut gateway = gateway();
-    assert_eq!(gateway.text(message), Input::Fatal(CloseCause::BadHello), "{message}");
+    let input = gateway.text(message);
+    let Input::Fatal(cause) = input else { panic!("{message}: {input:?}") };
+    assert_eq!(cause.words(), "bad hello", "{message}");
     let answer = gateway.sent_one();
     assert_eq!(answer["type"], "error", "{message}");
     assert_eq!(answer["code"], "bad_hello", "{message}");

@@ -272,7 +272,8 @@ fn an_id_of_64_bytes_is_taken_and_a_longer_one_is_not() {
     gateway.open(&"x".repeat(64));
     let long = "x".repeat(65);
     let message = json!({"type": "stream_open", "stream_id": long}).to_string();
-    assert_refused(&mut gateway, &message, ErrorCode::BadStream, json!({}));
+    let reason = json!({"reason": "stream_id_too_long"});
+    assert_refused(&mut gateway, &message, ErrorCode::BadStream, reason);
 }
 
 #[test]
