@@ -231,9 +231,7 @@ impl<'m> Fields<'m> {
             client_version: self
                 .client_version
                 .optional(Bad::Hello("client_version must be a string"))?,
-            region: self
-                .region
-                .optional(Bad::Hello("region must be a string"))?,
+            region: self.region.optional(Bad::Hello("region must be a string"))?,
             capabilities: match self.capabilities {
                 Field::Missing | Field::Null => Vec::new(),
                 Field::Given(list) => list,

@@ -1,0 +1,122 @@
+//! The backend client against a real HTTP process that answers in every way a backend can.
+
+use httvps_gateway::backend::{BackendClient, BackendError, BackendSettings};
+use httvps_gateway::config::Secret;
+use httvps_gateway::metrics::Metrics;
+use httvps_testkit::backend::{Answer, ScriptedBackend};
+use std::time::Duration;
+
+/// Long enough for a loopback call on a busy machine; the slow answer is far slower.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+fn settings(url: String) -> BackendSettings {
+    BackendSettings {
+        base_url: url,
+        timeout: TIMEOUT,
+        secret: None,
+        max_concurrent: 8,
+        max_body: 64 * 1024,
+        breaker_failures: 0,
+        breaker_cooldown: Duration::from_secs(1),
+        ca_path: None,
+    }
+}
+
+fn client(settings: &BackendSettings) -> BackendClient {
+    BackendClient::new(settings, Metrics::new()).unwrap()
+}
+
+#[tokio::test]
+async fn only_a_clear_yes_lets_a_device_in_and_every_failure_has_its_code() {
+    let backend = ScriptedBackend::start(Answer::Allow).await;
+    let client = client(&settings(backend.url()));
+    let allowed = client.validate_device("dev", "tok").await.unwrap();
+    assert!(allowed.allowed);
+    assert_eq!(allowed.user_id.as_deref(), Some("7"));
+
+    for wrapped in [false, true] {
+        backend.set(Answer::Refuse403 { reason: "invalid_token".into(), wrapped });
+        let refused = client.validate_device("dev", "tok").await.unwrap();
+        assert!(!refused.allowed);
+        assert_eq!(refused.reason.as_deref(), Some("invalid_token"));
+    }
+    backend.set(Answer::Allowed200False);
+    assert!(!client.validate_device("dev", "tok").await.unwrap().allowed);
+
+    for (answer, code) in [
+        (Answer::Status(500), "http_5xx"),
+        (Answer::Status(401), "http_4xx"),
+        (Answer::Status(204), "http_other"),
+        (Answer::Redirect, "http_3xx"),
+        (Answer::Garbage, "bad_body"),
+        (Answer::Huge, "body_too_large"),
+        (Answer::ResetConnection, "broken"),
+        (Answer::CloseWithoutAnswer, "broken"),
+        (Answer::Raw(b"SSH-2.0-OpenSSH\r\n".to_vec()), "broken"),
+        (Answer::Slow(TIMEOUT * 30), "timeout"),
+    ] {
+        backend.set(answer.clone());
+        let error = client.validate_device("dev", "tok").await.unwrap_err();
+        assert_eq!(error.code(), code, "{answer:?}");
+    }
+    backend.set(Answer::Allow);
+    assert!(client.validate_device("dev", "tok").await.unwrap().allowed, "it recovers by itself");
+}
+
+#[tokio::test]
+async fn a_backend_that_is_gone_is_unreachable_and_found_again() {
+    let backend = ScriptedBackend::start(Answer::Allow).await;
+    let client = client(&settings(backend.url()));
+    let address = backend.stop().await;
+    let error = client.validate_device("dev", "tok").await.unwrap_err();
+    assert_eq!(error, BackendError::Unreachable);
+    let _backend = ScriptedBackend::start_on(address, Answer::Allow).await;
+    assert!(client.validate_device("dev", "tok").await.unwrap().allowed);
+}
+
+#[tokio::test]
+async fn the_request_is_the_one_of_the_founding_page() {
+    let backend = ScriptedBackend::start(Answer::Allow).await;
+    let mut settings = settings(format!("{}/prefix/", backend.url()));
+    settings.secret = Some(Secret::new("s3cret".into()));
+    // This backend knows only the founding path; what counts is what was asked.
+    let _ = client(&settings).validate_device("dev-1", "to\"ken").await;
+    let request = backend.requests().remove(0);
+    assert_eq!(request.method, "POST");
+    assert_eq!(request.path, "/prefix/api/v1/auth/validate-device");
+    assert_eq!(request.header("content-type"), Some("application/json"));
+    assert_eq!(request.header("X-Internal-Secret"), Some("s3cret"));
+    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+    assert_eq!(body, serde_json::json!({"device_id": "dev-1", "token": "to\"ken"}));
+}
+
+#[tokio::test]
+async fn an_open_breaker_spares_the_backend_and_still_lets_nobody_in() {
+    let backend = ScriptedBackend::start(Answer::Status(503)).await;
+    let mut settings = settings(backend.url());
+    settings.breaker_failures = 3;
+    settings.breaker_cooldown = Duration::from_hours(1);
+    let client = client(&settings);
+    for _ in 0..3 {
+        let error = client.validate_device("dev", "tok").await.unwrap_err();
+        assert_eq!(error, BackendError::Status(503));
+    }
+    backend.set(Answer::Allow);
+    let error = client.validate_device("dev", "tok").await.unwrap_err();
+    assert_eq!(error, BackendError::CircuitOpen);
+    assert_eq!(backend.request_count(), 3, "the fourth was not sent");
+}
+
+#[tokio::test]
+async fn one_slow_call_holds_up_nobody_else() {
+    let backend = ScriptedBackend::start(Answer::Slow(TIMEOUT * 30)).await;
+    let client = std::sync::Arc::new(client(&settings(backend.url())));
+    let slow = tokio::spawn({
+        let client = client.clone();
+        async move { client.validate_device("slow", "tok").await }
+    });
+    backend.wait_for_requests(1).await;
+    backend.set(Answer::Allow);
+    assert!(client.validate_device("quick", "tok").await.unwrap().allowed);
+    assert_eq!(slow.await.unwrap().unwrap_err(), BackendError::Timeout);
+}
