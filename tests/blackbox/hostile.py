@@ -493,7 +493,8 @@ def test_many_readers_that_never_read(case, payload):
         growth = case.peak_growth_kib
         case.note = f"{len(wires)} readers, {mib(growth)} MiB more at the peak"
         # For each: 256 KiB queued, half as much again for the allocator, and a message under way in each direction.
-        assert growth < 32 * (384 + 2 * len(message) // 1024) + (16 << 10), case.note
+        bound = 32 * (384 + 2 * len(message) // 1024) + (16 << 10)
+        assert growth < bound, f"{case.note}; {mib(bound)} MiB are fair"
         eventually(lambda: case.gateway.metric("active_sessions") == 0, 15, "they are ended")
     case.recovered()
 

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +49,11 @@ pub(crate) async fn accept(
                 }
             }
             // The peer was gone before it was accepted; nothing is wrong here.
-            Err(error) => tracing::debug!(error = %error, "accept_failed"),
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(error = %error, "accept_failed");
+                tokio::time::sleep(gateway.config.accept_pause).await;
+            }
         }
     }
 }
@@ -69,7 +74,10 @@ fn admit(gateway: &Arc<Context>, overload: &Overload, socket: TcpStream, peer: S
         match gateway.admission.enter(peer.ip()) {
             Ok(half_open) => {
                 let handshake = handshake(gateway.clone(), socket, half_open);
-                gateway.tasks.spawn(handshake);
+                let until_drain = gateway.handshakes.clone();
+                gateway.tasks.spawn(async move {
+                    until_drain.run_until_cancelled(handshake).await;
+                });
                 return;
             }
             Err(TurnedAway::Handshakes) => Limit::Handshakes,
@@ -101,14 +109,18 @@ async fn handshake(gateway: Arc<Context>, socket: TcpStream, half_open: HalfOpen
             return;
         }
     };
-    let serving = http::serve(&gateway, tls);
-    let upgraded = tokio::time::timeout_at(deadline.into(), serving).await.unwrap_or_else(|_| {
-        gateway.metrics.limit_hit(Limit::HandshakeTimeout);
-        None
-    });
-    let Some((tls, early)) = upgraded else {
-        gateway.metrics.handshake_failed(HandshakePhase::Http);
-        return;
+    let answered = AtomicBool::new(false);
+    let serving = http::serve(&gateway, tls, &answered);
+    let upgraded = tokio::time::timeout_at(deadline.into(), serving).await;
+    let (tls, early) = match upgraded {
+        Ok(Some(upgraded)) => upgraded,
+        // An ordinary request was answered; that is no failed handshake, however it ended.
+        _ if answered.load(Ordering::Relaxed) => return,
+        Ok(None) => return gateway.metrics.handshake_failed(HandshakePhase::Http),
+        Err(_) => {
+            gateway.metrics.limit_hit(Limit::HandshakeTimeout);
+            return gateway.metrics.handshake_failed(HandshakePhase::Http);
+        }
     };
     let ws = websocket(&gateway, tls, &early);
     let arrival = Arrival { accepted, deadline, half_open, connection };

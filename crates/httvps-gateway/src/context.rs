@@ -5,11 +5,14 @@ use crate::backend::BackendClient;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use httvps_proto::Limits;
+use httvps_proto::{Bucket, Limits};
 use httvps_transport::tls::ServerTls;
 use httvps_upstream::Connector;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use crate::admission::HalfOpen;
@@ -26,8 +29,19 @@ pub(crate) struct Context {
     pub(crate) tls: ServerTls,
     /// Every task that a connection runs in; the process ends when all are done.
     pub(crate) tasks: TaskTracker,
+    /// Places for closed streams whose last bytes are being delivered, over all sessions.
+    pub(crate) deliveries: Arc<Semaphore>,
+    /// Ends the connections that are no session yet, when the gateway drains.
+    pub(crate) handshakes: CancellationToken,
+    log_budget: Mutex<Bucket>,
     is_draining: AtomicBool,
 }
+
+/// Closed streams of all sessions whose last bytes may be on their way at once.
+const MAX_DELIVERIES: usize = 4096;
+/// Log lines about refused or failed handshakes, a second and at once: strangers cause them.
+const LOG_RATE: u32 = 50;
+const LOG_BURST: u32 = 500;
 
 /// The parts that [`Context::new`] puts together.
 pub(crate) struct Parts {
@@ -59,6 +73,9 @@ impl Context {
                 config.max_handshakes_per_source,
             )),
             tasks: TaskTracker::new(),
+            deliveries: Arc::new(Semaphore::new(MAX_DELIVERIES)),
+            handshakes: CancellationToken::new(),
+            log_budget: Mutex::new(Bucket::new(LOG_RATE, LOG_BURST, Instant::now())),
             is_draining: AtomicBool::new(false),
             config,
             metrics,
@@ -68,6 +85,12 @@ impl Context {
         }
     }
 
+    /// Whether one more line about a handshake may be logged. The metrics count them all.
+    pub(crate) fn may_log(&self) -> bool {
+        let mut budget = self.log_budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.try_take(Instant::now())
+    }
+
     /// Whether the gateway is on its way out and takes nobody new.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Acquire)
@@ -75,6 +98,7 @@ impl Context {
 
     pub(crate) fn start_draining(&self) {
         self.is_draining.store(true, Ordering::Release);
+        self.handshakes.cancel();
         self.metrics.set_draining(true);
     }
 }

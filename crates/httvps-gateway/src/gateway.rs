@@ -149,10 +149,16 @@ impl Gateway {
             tracing::info!(address = %address, upstream, "gateway_started");
         }
         spawn_helpers(&context, &overload, &signals, &helpers, admin);
-        let accept_loop = tokio::spawn(accept(context.clone(), listener, overload, accepting));
+        let mut accept_loop = tokio::spawn(accept(context.clone(), listener, overload, accepting));
         tokio::select! {
+            biased;
             () = signals.drain.cancelled() => drain(&context, &signals).await,
             () = signals.stop.cancelled() => {}
+            _ = &mut accept_loop => {
+                // It only ends by itself when it panicked. A deaf gateway must not look alive.
+                tracing::error!("accept_loop_died");
+                drain(&context, &signals).await;
+            }
         }
         accept_loop.abort();
         helpers.cancel();

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -26,16 +27,20 @@ type Answer = Response<Full<Bytes>>;
 pub(crate) const WEBSOCKET_PATH: &str = "/ws";
 
 /// Serves HTTP/1.1 on a TLS connection until it is upgraded; then gives the connection back with
-/// the bytes that came after the request. None: it ended without an upgrade.
+/// the bytes that came after the request. None: it ended without an upgrade. `answered` is set when
+/// an ordinary request was answered.
 pub(crate) async fn serve(
     gateway: &Arc<Context>,
     tls: TlsStream<TcpStream>,
+    answered: &AtomicBool,
 ) -> Option<(TlsStream<TcpStream>, Bytes)> {
     let is_upgraded = AtomicBool::new(false);
     let service = service_fn(|request| {
         let answer = answer_main(gateway, &request);
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             is_upgraded.store(true, Ordering::Relaxed);
+        } else {
+            answered.store(true, Ordering::Relaxed);
         }
         async { Ok::<_, Infallible>(answer) }
     });
@@ -43,7 +48,9 @@ pub(crate) async fn serve(
     let parts = match connection.without_shutdown().await {
         Ok(parts) => parts,
         Err(error) => {
-            if error.is_timeout() {
+            if answered.load(Ordering::Relaxed) {
+                // A kept-alive connection that had nothing more to ask.
+            } else if error.is_timeout() {
                 gateway.metrics.limit_hit(Limit::HeaderTimeout);
             } else if error.is_parse_too_large() {
                 gateway.metrics.limit_hit(Limit::HeaderBytes);
@@ -177,6 +184,8 @@ fn page(status: StatusCode) -> Answer {
 
 /// Connections that the admin listener serves at once.
 const MAX_ADMIN_CONNECTIONS: usize = 64;
+/// How long one of them may last; a scraper that does not read shall not keep its place.
+const ADMIN_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Serves the admin routes in plain HTTP until `stop`.
 pub(crate) async fn serve_admin(
@@ -203,7 +212,7 @@ pub(crate) async fn serve_admin(
             });
             let connection = builder(&gateway).serve_connection(TokioIo::new(socket), service);
             tokio::select! {
-                _ = connection => {}
+                _ = tokio::time::timeout(ADMIN_TIMEOUT, connection) => {}
                 () = stop.cancelled() => {}
             }
             drop(place);

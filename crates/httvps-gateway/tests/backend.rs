@@ -1,10 +1,10 @@
 //! The backend client against a real HTTP process that answers in every way a backend can.
 
-use httvps_gateway::backend::{BackendClient, BackendError, BackendSettings};
+use httvps_gateway::backend::{BackendClient, BackendError, BackendSettings, ValidateDeviceResult};
 use httvps_gateway::config::Secret;
 use httvps_gateway::metrics::Metrics;
 use httvps_testkit::backend::{Answer, ScriptedBackend};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Long enough for a loopback call on a busy machine; the slow answer is far slower.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,25 +23,34 @@ fn settings(url: String) -> BackendSettings {
 }
 
 fn client(settings: &BackendSettings) -> BackendClient {
-    BackendClient::new(settings, Metrics::new()).unwrap()
+    BackendClient::new(settings, Metrics::new()).expect("the settings are sound")
+}
+
+/// A handshake deadline that does not matter here.
+fn far() -> Instant {
+    Instant::now() + TIMEOUT * 30
+}
+
+async fn ask(client: &BackendClient, device: &str) -> Result<ValidateDeviceResult, BackendError> {
+    client.validate_device(device, "tok", far()).await
 }
 
 #[tokio::test]
 async fn only_a_clear_yes_lets_a_device_in_and_every_failure_has_its_code() {
     let backend = ScriptedBackend::start(Answer::Allow).await;
     let client = client(&settings(backend.url()));
-    let allowed = client.validate_device("dev", "tok").await.unwrap();
+    let allowed = ask(&client, "dev").await.unwrap();
     assert!(allowed.allowed);
     assert_eq!(allowed.user_id.as_deref(), Some("7"));
 
     for wrapped in [false, true] {
         backend.set(Answer::Refuse403 { reason: "invalid_token".into(), wrapped });
-        let refused = client.validate_device("dev", "tok").await.unwrap();
+        let refused = ask(&client, "dev").await.unwrap();
         assert!(!refused.allowed);
         assert_eq!(refused.reason.as_deref(), Some("invalid_token"));
     }
     backend.set(Answer::Allowed200False);
-    assert!(!client.validate_device("dev", "tok").await.unwrap().allowed);
+    assert!(!ask(&client, "dev").await.unwrap().allowed);
 
     for (answer, code) in [
         (Answer::Status(500), "http_5xx"),
@@ -56,11 +65,11 @@ async fn only_a_clear_yes_lets_a_device_in_and_every_failure_has_its_code() {
         (Answer::Slow(TIMEOUT * 30), "timeout"),
     ] {
         backend.set(answer.clone());
-        let error = client.validate_device("dev", "tok").await.unwrap_err();
+        let error = ask(&client, "dev").await.unwrap_err();
         assert_eq!(error.code(), code, "{answer:?}");
     }
     backend.set(Answer::Allow);
-    assert!(client.validate_device("dev", "tok").await.unwrap().allowed, "it recovers by itself");
+    assert!(ask(&client, "dev").await.unwrap().allowed, "it recovers by itself");
 }
 
 #[tokio::test]
@@ -68,10 +77,10 @@ async fn a_backend_that_is_gone_is_unreachable_and_found_again() {
     let backend = ScriptedBackend::start(Answer::Allow).await;
     let client = client(&settings(backend.url()));
     let address = backend.stop().await;
-    let error = client.validate_device("dev", "tok").await.unwrap_err();
+    let error = ask(&client, "dev").await.unwrap_err();
     assert_eq!(error, BackendError::Unreachable);
     let _backend = ScriptedBackend::start_on(address, Answer::Allow).await;
-    assert!(client.validate_device("dev", "tok").await.unwrap().allowed);
+    assert!(ask(&client, "dev").await.unwrap().allowed);
 }
 
 #[tokio::test]
@@ -80,7 +89,7 @@ async fn the_request_is_the_one_of_the_founding_page() {
     let mut settings = settings(format!("{}/prefix/", backend.url()));
     settings.secret = Some(Secret::new("s3cret".into()));
     // This backend knows only the founding path; what counts is what was asked.
-    let _ = client(&settings).validate_device("dev-1", "to\"ken").await;
+    let _ = client(&settings).validate_device("dev-1", "to\"ken", far()).await;
     let request = backend.requests().remove(0);
     assert_eq!(request.method, "POST");
     assert_eq!(request.path, "/prefix/api/v1/auth/validate-device");
@@ -98,11 +107,11 @@ async fn an_open_breaker_spares_the_backend_and_still_lets_nobody_in() {
     settings.breaker_cooldown = Duration::from_hours(1);
     let client = client(&settings);
     for _ in 0..3 {
-        let error = client.validate_device("dev", "tok").await.unwrap_err();
+        let error = ask(&client, "dev").await.unwrap_err();
         assert_eq!(error, BackendError::Status(503));
     }
     backend.set(Answer::Allow);
-    let error = client.validate_device("dev", "tok").await.unwrap_err();
+    let error = ask(&client, "dev").await.unwrap_err();
     assert_eq!(error, BackendError::CircuitOpen);
     assert_eq!(backend.request_count(), 3, "the fourth was not sent");
 }
@@ -113,10 +122,33 @@ async fn one_slow_call_holds_up_nobody_else() {
     let client = std::sync::Arc::new(client(&settings(backend.url())));
     let slow = tokio::spawn({
         let client = client.clone();
-        async move { client.validate_device("slow", "tok").await }
+        async move { ask(&client, "slow").await }
     });
     backend.wait_for_requests(1).await;
     backend.set(Answer::Allow);
-    assert!(client.validate_device("quick", "tok").await.unwrap().allowed);
+    assert!(ask(&client, "quick").await.unwrap().allowed);
     assert_eq!(slow.await.unwrap().unwrap_err(), BackendError::Timeout);
+}
+
+#[tokio::test]
+async fn answers_that_a_client_can_provoke_do_not_open_the_breaker() {
+    let backend = ScriptedBackend::start(Answer::Status(422)).await;
+    let mut settings = settings(backend.url());
+    settings.breaker_failures = 2;
+    let client = client(&settings);
+    for _ in 0..5 {
+        assert_eq!(ask(&client, "dev").await.unwrap_err(), BackendError::Status(422));
+    }
+    assert_eq!(backend.request_count(), 5, "every one was asked");
+}
+
+#[tokio::test]
+async fn the_deadline_of_the_handshake_ends_a_call_and_is_counted() {
+    let backend = ScriptedBackend::start(Answer::Slow(TIMEOUT * 30)).await;
+    let metrics = Metrics::new();
+    let client = BackendClient::new(&settings(backend.url()), metrics.clone()).unwrap();
+    let error = client.validate_device("dev", "tok", Instant::now()).await.unwrap_err();
+    assert_eq!(error, BackendError::Timeout);
+    let (_, text) = metrics.encode(None);
+    assert!(text.contains("httvps_gateway_backend_errors_total{code=\"timeout\"} 1"), "{text}");
 }

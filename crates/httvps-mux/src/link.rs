@@ -60,13 +60,22 @@ pub struct Link<T> {
     /// Bytes that had been handed to the kernel when the write deadline last started.
     written: u64,
     write_deadline: Option<Instant>,
+    was_blocked: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// Takes over a WebSocket.
     pub fn new(ws: WebSocket<T>, timing: LinkTiming, now: Instant) -> Self {
         let keepalive = KeepAlive::new(timing.keepalive_interval, timing.keepalive_max_missed, now);
-        Self { ws, timing, keepalive, received: 0, written: 0, write_deadline: None }
+        Self {
+            ws,
+            timing,
+            keepalive,
+            received: 0,
+            written: 0,
+            write_deadline: None,
+            was_blocked: false,
+        }
     }
 
     /// The next event of the peer. Messages are read with [`Self::message`].
@@ -115,6 +124,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     ) -> Poll<Result<(), LinkError>> {
         let flushed = self.ws.poll_flush(cx)?;
         let written = self.ws.written();
+        if self.was_blocked && written > self.written {
+            // Room after none: the peer has taken bytes. Our ping may still wait behind others.
+            self.keepalive.handle_received(now);
+        }
+        self.was_blocked = flushed.is_pending();
         if flushed.is_ready() || self.timing.write_timeout.is_zero() {
             self.write_deadline = None;
         } else if self.write_deadline.is_none() || written > self.written {

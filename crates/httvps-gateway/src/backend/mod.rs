@@ -74,11 +74,13 @@ pub enum BackendError {
     BodyTooLarge,
     /// Not asked: the breaker is open after many failures in a row.
     CircuitOpen,
+    /// Not asked: no place among the concurrent calls came free in time.
+    Busy,
 }
 
 impl BackendError {
     /// All values of [`Self::code`].
-    pub const CODES: [&'static str; 10] = [
+    pub const CODES: [&'static str; 11] = [
         "timeout",
         "unreachable",
         "broken",
@@ -89,7 +91,13 @@ impl BackendError {
         "bad_body",
         "body_too_large",
         "circuit_open",
+        "busy",
     ];
+
+    /// Whether it says that the backend is down, rather than that it dislikes the question.
+    const fn is_outage(self) -> bool {
+        matches!(self, Self::Timeout | Self::Unreachable | Self::Broken | Self::Status(500..=599))
+    }
 
     /// The label `code` of `httvps_gateway_backend_errors_total`.
     pub const fn code(self) -> &'static str {
@@ -104,6 +112,7 @@ impl BackendError {
             Self::BadBody => "bad_body",
             Self::BodyTooLarge => "body_too_large",
             Self::CircuitOpen => "circuit_open",
+            Self::Busy => "busy",
         }
     }
 }
@@ -162,33 +171,55 @@ impl BackendClient {
         })
     }
 
-    /// Asks whether a device may enter. Ends within the time-out; cancelling it frees its place.
+    /// Asks whether a device may enter. Ends within the time-out, and at `deadline` at the latest;
+    /// cancelling it frees its place.
     pub async fn validate_device(
         &self,
         device_id: &str,
         token: &str,
+        deadline: Instant,
     ) -> Result<ValidateDeviceResult, BackendError> {
         let start = Instant::now();
-        let may_pass = self.with_breaker(|breaker| breaker.try_pass(start));
-        let result = if may_pass {
-            tokio::time::timeout(self.timeout, self.ask(device_id, token))
-                .await
-                .unwrap_or(Err(BackendError::Timeout))
+        let own_deadline = start + self.timeout;
+        let until = own_deadline.min(deadline);
+        let result = if self.with_breaker(|breaker| breaker.try_pass(start)) {
+            self.ask_in_turn(device_id, token, until).await
         } else {
             Err(BackendError::CircuitOpen)
         };
-        match result {
-            Ok(_) => self.with_breaker(Breaker::handle_success),
-            Err(BackendError::CircuitOpen) => {}
-            Err(error) => {
+        match &result {
+            Err(BackendError::CircuitOpen | BackendError::Busy) => {}
+            // A late hello is not the backend's fault.
+            Err(BackendError::Timeout) if until < own_deadline => {}
+            Err(error) if error.is_outage() => {
                 if self.with_breaker(|breaker| breaker.handle_failure(Instant::now())) {
                     tracing::error!(code = error.code(), "backend_circuit_opened");
                 }
             }
+            // It answered, if only to say that it dislikes what a client sent: not an outage.
+            Ok(_) | Err(_) => self.with_breaker(Breaker::handle_success),
         }
-        let failure = result.as_ref().err();
-        self.metrics.backend_request(start.elapsed(), failure.map(|error| error.code()));
+        let failure = result.as_ref().err().map(|error| error.code());
+        self.metrics.backend_request(start.elapsed(), failure);
         result
+    }
+
+    async fn ask_in_turn(
+        &self,
+        device_id: &str,
+        token: &str,
+        until: Instant,
+    ) -> Result<ValidateDeviceResult, BackendError> {
+        let _place = if let Ok(place) = self.places.try_acquire() {
+            place
+        } else {
+            self.metrics.limit_hit(Limit::BackendConcurrent);
+            let place = tokio::time::timeout_at(until.into(), self.places.acquire()).await;
+            place.ok().and_then(Result::ok).ok_or(BackendError::Busy)?
+        };
+        tokio::time::timeout_at(until.into(), self.ask(device_id, token))
+            .await
+            .unwrap_or(Err(BackendError::Timeout))
     }
 
     fn with_breaker<R>(&self, f: impl FnOnce(&mut Breaker) -> R) -> R {
@@ -200,12 +231,6 @@ impl BackendClient {
         device_id: &str,
         token: &str,
     ) -> Result<ValidateDeviceResult, BackendError> {
-        let _place = if let Ok(place) = self.places.try_acquire() {
-            place
-        } else {
-            self.metrics.limit_hit(Limit::BackendConcurrent);
-            self.places.acquire().await.map_err(|_| BackendError::Unreachable)?
-        };
         let body = serde_json::to_vec(&ValidateDevice { device_id, token })
             .map_err(|_| BackendError::Broken)?;
         let mut request = Request::builder()

@@ -1,5 +1,6 @@
 //! An authenticated session at work.
 
+mod delivering;
 mod relays;
 mod streams;
 
@@ -19,11 +20,11 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::time::Sleep;
 
+use delivering::Delivering;
 use relays::Relays;
 
 /// Messages and stream turns that one poll handles before other tasks get the processor.
@@ -59,8 +60,8 @@ pub(super) struct Active {
     turns: VecDeque<StreamKey>,
     /// Streams that wait for room towards the client.
     without_room: VecDeque<StreamKey>,
-    /// Cost of closed streams whose last bytes are still being delivered.
-    delivering: Arc<AtomicUsize>,
+    /// Closed streams whose last bytes are still being delivered.
+    delivering: Arc<Delivering>,
     traffic: Traffic,
     log_budget: Bucket,
     is_announced: bool,
@@ -159,6 +160,12 @@ impl Active {
                 Err(end) => return Poll::Ready(end),
             };
             if budget == 0 {
+                // Deadlines hold for the busiest session too. Its silence cannot be judged: there
+                // may be more to read than was read.
+                self.link.hold_keepalive(now);
+                if let Poll::Ready(Err(end)) = self.poll_timer(cx, now) {
+                    return Poll::Ready(end);
+                }
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -195,13 +202,10 @@ impl Active {
         budget: &mut usize,
     ) -> Result<bool, SessionEnd> {
         let mut has_moved = self.poll_streams(now, budget);
-        let queued = self.link.queued();
         if let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now) {
             return Err(self.end_of_link(&error));
         }
-        if self.link.queued() < queued {
-            has_moved |= self.readmit();
-        }
+        has_moved |= self.readmit();
         while *budget > 0 && self.may_read() {
             let event = match self.link.poll_recv(cx, now) {
                 Poll::Pending => break,
@@ -226,7 +230,8 @@ impl Active {
         self.link.queued() < config.max_session_queue_bytes + ANSWER_ROOM
             && self.relays.pending < config.max_session_queue_bytes
             && self.relays.full == 0
-            && self.delivering.load(Ordering::Acquire) < config.max_session_queue_bytes
+            && self.delivering.bytes() < config.max_session_queue_bytes
+            && self.delivering.streams() < config.max_streams_per_session.saturating_mul(2)
     }
 
     fn handle_message(&mut self, kind: Kind, now: Instant) -> Result<(), SessionEnd> {

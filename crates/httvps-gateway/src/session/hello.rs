@@ -3,7 +3,7 @@
 use super::ClientLink;
 use super::active::Active;
 use super::closing::close;
-use crate::backend::ValidateDeviceResult;
+use crate::backend::{BackendError, ValidateDeviceResult};
 use crate::config::Secret;
 use crate::context::{Context as Gateway, HalfOpen};
 use crate::metrics::{
@@ -68,16 +68,8 @@ pub(crate) async fn begin(
             return close(link).await;
         }
     };
-    // The backend's own time-out lies inside the deadline of the handshake.
-    let asking = gateway.backend.validate_device(&applicant.device_id, applicant.token.expose());
-    let answer = match tokio::time::timeout_at(deadline.into(), asking).await {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(error.code()),
-        Err(_) => {
-            gateway.metrics.limit_hit(Limit::HandshakeTimeout);
-            Err("timeout")
-        }
-    };
+    let (id, token) = (&applicant.device_id, applicant.token.expose());
+    let answer = gateway.backend.validate_device(id, token, deadline).await;
     let entry = Entry { gateway: &gateway, applicant: &applicant, accepted };
     let Some((place, session_id)) = entry.decide(answer, &mut link, &mut session) else {
         return close(link).await;
@@ -165,24 +157,23 @@ fn read_hello(
         Kind::Text => session.handle_text(now, message, &mut scratch, &mut out),
         Kind::Binary => session.handle_binary(now, &mut out),
     };
-    let hello = match input {
-        Input::Hello(hello) => hello,
-        Input::Fatal(cause) => {
-            link.queue_close(CloseCode::POLICY.get(), cause.words());
-            return Err(HelloFailure::Bad(cause));
-        }
+    let applicant = match input {
+        Input::Hello(hello) => Ok(Applicant {
+            device_id: (&*hello.device_id).into(),
+            token: Secret::new(hello.token.into_owned()),
+            client_version: hello.client_version.as_deref().map(cut),
+            region: hello.region.as_deref().map(cut),
+        }),
+        Input::Fatal(cause) => Err(HelloFailure::Bad(cause)),
         // A session that waits for its hello says nothing else.
-        _ => return Err(HelloFailure::Gone),
+        _ => Err(HelloFailure::Gone),
     };
-    let applicant = Applicant {
-        device_id: (&*hello.device_id).into(),
-        token: Secret::new(hello.token.into_owned()),
-        client_version: hello.client_version.as_deref().map(cut),
-        region: hello.region.as_deref().map(cut),
-    };
-    // The token shall not live on in a buffer that the next connection gets.
+    // A token, even a refused one, shall not live on in a buffer that the next connection gets.
     link.message().0.fill(0);
-    Ok(applicant)
+    if let Err(HelloFailure::Bad(cause)) = &applicant {
+        link.queue_close(CloseCode::POLICY.get(), cause.words());
+    }
+    applicant
 }
 
 /// Bytes of `client_version` and `region` that are kept; the protocol sets them no limit.
@@ -203,7 +194,7 @@ impl Entry<'_> {
     /// Answers the client, counts and logs. Only a clear yes of the backend leads to a session.
     fn decide(
         &self,
-        answer: Result<ValidateDeviceResult, &'static str>,
+        answer: Result<ValidateDeviceResult, BackendError>,
         link: &mut ClientLink,
         session: &mut Session,
     ) -> Option<(Place, Arc<str>)> {
@@ -217,8 +208,11 @@ impl Entry<'_> {
                 self.refuse(HandshakeResult::Rejected, reason, status, link, session);
                 return None;
             }
-            Err(code) => {
-                tracing::warn!(device_id = &*self.applicant.device_id, code, "backend_error");
+            Err(error) => {
+                if self.gateway.may_log() {
+                    let (device_id, code) = (&*self.applicant.device_id, error.code());
+                    tracing::warn!(device_id, code, "backend_error");
+                }
                 let reason = "backend_unavailable";
                 self.refuse(HandshakeResult::Error, reason, None, link, session);
                 return None;
@@ -278,7 +272,10 @@ impl Entry<'_> {
         self.count(result);
         if result == HandshakeResult::Rejected {
             self.gateway.metrics.refusal(RefusalReason::from_token(reason));
-            tracing::info!(device_id = &*self.applicant.device_id, reason, "handshake_rejected");
+            if self.gateway.may_log() {
+                let device_id = &*self.applicant.device_id;
+                tracing::info!(device_id, reason, "handshake_rejected");
+            }
         }
     }
 

@@ -5,15 +5,18 @@ use super::ready::{Ready, StreamWaker};
 use httvps_proto::{StreamEnd, StreamKey};
 use httvps_upstream::{BoxFuture, ByteStream, ConnectError, Upstream, end_of_io_error};
 use std::cell::RefCell;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 
 /// Payload bytes of one `stream_data` towards the client: small enough that another stream's frame
 /// gets in between, large enough that the frame's own cost does not show.
 const READ_CHUNK: usize = 16 * 1024;
+
+/// How long a closed stream's socket stays for the kernel to send what it has taken.
+const LINGER: Duration = Duration::from_secs(2);
 
 thread_local! {
     /// Where upstreams are read into; used within one poll only, so one per worker is enough.
@@ -40,6 +43,7 @@ pub(super) struct Relay {
     /// Since when bytes have been waiting without one of them being taken.
     blocked_since: Option<Instant>,
     last_active: Instant,
+    last_written: Option<Instant>,
     /// The write half failed; what the target sent before is still to be read.
     write_failure: Option<StreamEnd>,
     /// It is in the session's list of streams that wait for room towards the client.
@@ -51,6 +55,15 @@ enum Outlet {
     Echo,
     Blackhole,
     Stream(Box<dyn ByteStream>),
+}
+
+/// What one stream adds to what its session has waiting for upstreams.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Load {
+    /// Memory that the waiting bytes cost.
+    pub(super) cost: usize,
+    /// Whether the stream is at its own bound.
+    pub(super) is_full: bool,
 }
 
 /// Where payload for the client goes.
@@ -86,6 +99,7 @@ impl Relay {
             stream_waker,
             blocked_since: None,
             last_active: now,
+            last_written: None,
             write_failure: None,
             waits_for_room: false,
         }
@@ -112,7 +126,10 @@ impl Relay {
                 while !rest.is_empty() && self.write_failure.is_none() {
                     let mut cx = Context::from_waker(&self.waker);
                     match Pin::new(&mut *stream).poll_write(&mut cx, rest) {
-                        Poll::Ready(Ok(count)) if count > 0 => rest = &rest[count..],
+                        Poll::Ready(Ok(count)) if count > 0 => {
+                            rest = &rest[count..];
+                            self.last_written = Some(now);
+                        }
                         Poll::Ready(result) => self.write_failure = Some(write_end(result)),
                         Poll::Pending => break,
                     }
@@ -200,6 +217,7 @@ impl Relay {
                     self.pending.advance(count);
                     self.blocked_since = Some(now);
                     self.last_active = now;
+                    self.last_written = Some(now);
                 }
                 Poll::Ready(result) => self.write_failure = Some(write_end(result)),
                 Poll::Pending => return,
@@ -232,9 +250,12 @@ impl Relay {
         })
     }
 
-    /// What the waiting bytes cost in memory.
-    pub(super) fn pending_cost(&self) -> usize {
-        self.pending.cost()
+    /// What waits for the upstream. A stream that still dials is not full: its bytes count towards
+    /// the session's bound alone, so that a dial that hangs does not hold up the others at once.
+    pub(super) fn load(&self, max_stream: usize) -> Load {
+        let cost = self.pending.cost();
+        let is_dialing = matches!(self.upstream, Outlet::Dialing(_));
+        Load { cost, is_full: !is_dialing && cost >= max_stream }
     }
 
     /// When the stream is ended for moving nothing, and as what.
@@ -266,8 +287,17 @@ impl Relay {
         can_take && !self.pending.is_empty() && self.write_failure.is_none()
     }
 
-    /// Delivers what the client had sent before it closed the stream, then finishes. Ends when an
-    /// upstream takes nothing for `stall`. Cancelling it drops the rest.
+    /// Whether the kernel may still hold bytes for the target that closing the socket would lose.
+    pub(super) fn has_sent_lately(&self, now: Instant) -> bool {
+        self.last_written.is_some_and(|at| now.saturating_duration_since(at) < LINGER)
+    }
+
+    /// Delivers what the client had sent before it closed the stream, then finishes.
+    ///
+    /// What the target says meanwhile is read and dropped: closing a socket with unread bytes makes
+    /// the kernel send a reset and throw away what it still has to send. Ends when the upstream
+    /// takes nothing for `stall`, and [`LINGER`] after the last byte was handed to the kernel.
+    /// Cancelling it drops the rest.
     pub(super) async fn deliver(self, stall: Duration) {
         let stream = match self.upstream {
             Outlet::Dialing(dial) => match dial.await {
@@ -277,18 +307,48 @@ impl Relay {
             Outlet::Stream(stream) => stream,
             Outlet::Echo | Outlet::Blackhole => return,
         };
-        let mut stream = stream;
-        let mut pending = self.pending;
-        let stall = if stall.is_zero() { Duration::MAX } else { stall };
-        while !pending.is_empty() {
-            let write = tokio::io::AsyncWriteExt::write(&mut stream, pending.front());
-            match tokio::time::timeout(stall, write).await {
-                Ok(Ok(count)) if count > 0 || pending.front().is_empty() => pending.advance(count),
-                _ => return stream.reset(),
+        let (mut read, mut write) = tokio::io::split(stream);
+        let is_sent = {
+            let mut sending = pin!(send_all(&mut write, self.pending, stall));
+            let mut dropping = pin!(drop_all(&mut read));
+            let mut is_open = true;
+            let is_sent = loop {
+                tokio::select! {
+                    is_sent = &mut sending => break is_sent,
+                    () = &mut dropping, if is_open => is_open = false,
+                }
+            };
+            if is_sent && is_open {
+                let _ = tokio::time::timeout(LINGER, dropping).await;
             }
+            is_sent
+        };
+        if !is_sent {
+            read.unsplit(write).reset();
         }
-        let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
     }
+}
+
+/// Writes everything, then finishes; false when the upstream failed or took nothing for `stall`.
+async fn send_all(
+    write: &mut WriteHalf<Box<dyn ByteStream>>,
+    mut pending: Pending,
+    stall: Duration,
+) -> bool {
+    let stall = if stall.is_zero() { Duration::MAX } else { stall };
+    while !pending.is_empty() {
+        match tokio::time::timeout(stall, write.write(pending.front())).await {
+            Ok(Ok(count)) if count > 0 || pending.front().is_empty() => pending.advance(count),
+            _ => return false,
+        }
+    }
+    write.shutdown().await.is_ok()
+}
+
+/// Reads to the end and keeps nothing.
+async fn drop_all(read: &mut ReadHalf<Box<dyn ByteStream>>) {
+    let mut dropped = vec![0; READ_CHUNK];
+    while matches!(read.read(&mut dropped).await, Ok(count) if count > 0) {}
 }
 
 impl From<Upstream> for Outlet {

@@ -1,6 +1,6 @@
 //! The table of a session's relays.
 
-use super::super::relay::Relay;
+use super::super::relay::{Load, Relay};
 use crate::metrics::{Limit, Metrics};
 use httvps_proto::{StreamEnd, StreamKey};
 
@@ -44,18 +44,17 @@ impl Relays {
 
     pub(super) fn remove(&mut self, stream: StreamKey, max_stream: usize) -> Option<Relay> {
         let relay = self.table.get_mut(stream.index())?.take()?;
-        self.recount(relay.pending_cost(), 0, max_stream);
+        self.recount(relay.load(max_stream), Load::default());
         while matches!(self.table.last(), Some(None)) {
             self.table.pop();
         }
         Some(*relay)
     }
 
-    pub(super) fn recount(&mut self, before: usize, after: usize, max_stream: usize) {
-        let (was_full, is_full) = (before >= max_stream, after >= max_stream);
-        self.pending = self.pending + after - before;
-        self.full = self.full + usize::from(is_full) - usize::from(was_full);
-        if is_full && !was_full {
+    pub(super) fn recount(&mut self, before: Load, after: Load) {
+        self.pending = self.pending + after.cost - before.cost;
+        self.full = self.full + usize::from(after.is_full) - usize::from(before.is_full);
+        if after.is_full && !before.is_full {
             self.metrics.limit_hit(Limit::StreamQueue);
         }
     }

@@ -2,13 +2,13 @@
 
 use super::super::ClientLink;
 use super::super::relay::{Relay, Sink, Turn};
-use super::Active;
+use super::delivering::Delivery;
+use super::{Active, POLL_BUDGET};
 use crate::metrics::Limit;
 use crate::metrics::SessionEnd;
 use httvps_mux::LinkOutbox;
 use httvps_proto::{ErrorCode, Input, Session, StreamEnd, StreamKey, Target};
 use httvps_upstream::OpenRequest;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl Active {
@@ -41,12 +41,9 @@ impl Active {
     pub(super) fn poll_streams(&mut self, now: Instant, budget: &mut usize) -> bool {
         self.ready.take(&mut self.turns);
         let mut has_moved = false;
-        for _ in 0..self.turns.len() {
+        // No more than half of a poll's budget at once, so that the client is heard in between.
+        for _ in 0..self.turns.len().min(POLL_BUDGET / 2).min(*budget) {
             let Some(stream) = self.turns.pop_front() else { break };
-            if *budget == 0 {
-                self.turns.push_front(stream);
-                break;
-            }
             *budget -= 1;
             let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
             match turn {
@@ -69,7 +66,8 @@ impl Active {
     ) -> Option<R> {
         let limit = self.gateway.config.max_session_queue_bytes;
         let relay = self.relays.get_mut(stream)?;
-        let before = relay.pending_cost();
+        let max_stream = self.gateway.config.max_stream_queue_bytes;
+        let before = relay.load(max_stream);
         let mut sink = ClientSink {
             stream,
             has_room: self.link.queued() < limit,
@@ -80,13 +78,13 @@ impl Active {
         };
         let result = f(relay, &mut sink);
         let sent = sink.sent;
-        let after = relay.pending_cost();
-        self.relays.recount(before, after, self.gateway.config.max_stream_queue_bytes);
+        let after = relay.load(max_stream);
+        self.relays.recount(before, after);
         if sent > 0 {
             self.traffic.bytes_out += sent;
             self.gateway.metrics.bytes_out.inc_by(sent);
         }
-        if after > before {
+        if after.cost > 0 {
             let stall = self.gateway.config.stream_stall_timeout;
             self.sweep_by((!stall.is_zero()).then(|| Instant::now() + stall));
         }
@@ -164,21 +162,31 @@ impl Active {
         let Some(mut relay) = self.relays.remove(stream, config.max_stream_queue_bytes) else {
             return;
         };
+        if relay.waits_for_room {
+            self.without_room.retain(|waiting| *waiting != stream);
+        }
         if !deliver {
             relay.reset();
             return;
         }
-        if relay.has_unsent() {
-            let cost = relay.pending_cost();
-            self.delivering.fetch_add(cost, Ordering::AcqRel);
-            let (delivering, ready) = (self.delivering.clone(), self.ready.clone());
-            let stall = config.stream_stall_timeout;
-            self.gateway.tasks.spawn(async move {
-                relay.deliver(stall).await;
-                delivering.fetch_sub(cost, Ordering::AcqRel);
-                ready.wake_session();
-            });
+        let is_needed = relay.has_unsent();
+        let may_linger = self.delivering.streams() < config.max_streams_per_session;
+        let is_wanted = may_linger && relay.has_sent_lately(Instant::now());
+        if !is_needed && !is_wanted {
+            return;
         }
+        let Ok(place) = self.gateway.deliveries.clone().try_acquire_owned() else {
+            relay.reset();
+            return;
+        };
+        let cost = relay.load(usize::MAX).cost;
+        let delivery = Delivery::new(&self.delivering, &self.ready, cost);
+        let stall = config.stream_stall_timeout;
+        let limit = config.dial_timeout + stall;
+        self.gateway.tasks.spawn(async move {
+            let _ = tokio::time::timeout(limit, relay.deliver(stall)).await;
+            drop((delivery, place));
+        });
     }
 
     /// The session is over: frees every stream.
