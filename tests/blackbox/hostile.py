@@ -53,7 +53,7 @@ class Case:
 
     def __init__(self, name, gateway, table):
         self.name, self.gateway, self.table, self.note = name, gateway, table, ""
-        self.clock = Stopwatch()
+        self.clock, self.is_recorded = Stopwatch(), False
         self.descriptors, self.rss, self.cpu = gateway.descriptors, gateway.rss_kib, gateway.cpu_seconds
         gateway.reset_peak()
 
@@ -74,8 +74,18 @@ class Case:
         try:
             eventually(back, 15, "descriptors and memory are back", every=0.1)
         finally:
-            self.table.append([self.name, f"{seconds:.1f}", self.descriptors, gateway.descriptors, mib(self.rss), mib(peak),
-                               mib(gateway.rss_kib), f"{cpu:.2f}", self.note])
+            self.record(seconds, peak, cpu)
+
+    def record(self, seconds, peak, cpu):
+        gateway, self.is_recorded = self.gateway, True
+        self.table.append([self.name, f"{seconds:.1f}", self.descriptors, gateway.descriptors, mib(self.rss), mib(peak),
+                           mib(gateway.rss_kib), f"{cpu:.2f}", self.note])
+
+    def record_failure(self):
+        """The figures of a case that failed before it was over."""
+        if not self.is_recorded and self.gateway.alive:
+            self.note = f"FAILED; {self.note}"
+            self.record(self.clock.seconds, self.gateway.peak_rss_kib, self.gateway.cpu_seconds - self.cpu)
 
 
 def mib(kib):
@@ -99,15 +109,18 @@ def try_session(gateway):
 @pytest.fixture
 def case(start, table, request):
     """case(**settings): starts a gateway, warms it up and takes the first figures."""
-    name = request.node.name.removeprefix("test_").replace("_", " ")
+    name, begun = request.node.name.removeprefix("test_").replace("_", " "), []
 
     def begin(**settings):
         gateway = start(**(QUICK | {"admin": True} | settings))
         for _ in range(5):
             assert try_session(gateway)
         eventually(gateway.is_idle, 5, "the warm-up is over")
-        return Case(name, gateway, table)
-    return begin
+        begun.append(Case(name, gateway, table))
+        return begun[-1]
+    yield begin
+    for one in begun:
+        one.record_failure()
 
 
 @contextmanager

@@ -69,7 +69,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "HTTVPS_LISTEN", default_value = "127.0.0.1:1080",
           value_parser = parse_local)]
     listen: Bind,
-    /// Lead a local port to one target: [ADDR:]PORT=HOST:PORT (repeatable)
+    /// Lead a local port, or ADDR:PORT, to one target (repeatable)
     #[arg(long, value_name = "LOCAL=HOST:PORT")]
     forward: Vec<Forward>,
     /// User name that programs must give to the local proxy
