@@ -5,6 +5,7 @@ mod connect;
 mod dev;
 mod dev_certificates;
 mod gateway;
+mod memory;
 mod signals;
 
 use clap::{Args, Command, FromArgMatches};
@@ -38,9 +39,7 @@ fn arguments<A: FromArgMatches>(matches: &clap::ArgMatches) -> A {
 }
 
 fn main() -> ExitCode {
-    // A huge page stays resident for one small buffer in it: after a burst of clients the process
-    // would hold two to three times what it uses. Where it is not allowed it only costs memory.
-    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    memory::give_back_promptly();
     let matches = command().get_matches();
     match matches.subcommand() {
         Some(("gateway", matches)) => gateway::run(matches),
