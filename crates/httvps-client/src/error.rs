@@ -87,6 +87,12 @@ impl ConnectError {
         matches!(self, Self::Refused { .. } | Self::BadHello(_) | Self::Config(_))
     }
 
+    /// Whether those who wait for a session had better hear of it at once: the next attempt will
+    /// hardly end otherwise. A certificate may be mended at any time, so it is retried fast.
+    pub fn is_lasting(&self) -> bool {
+        self.is_refusal() || matches!(self, Self::Certificate(_))
+    }
+
     pub(crate) fn from_tls(gateway: &str, error: &TlsError) -> Self {
         match error {
             TlsError::Io(error) => {
@@ -258,6 +264,9 @@ mod tests {
         let refused = ConnectError::Refused { reason: String::new(), subscription_status: None };
         assert!(refused.is_refusal());
         assert!(!ConnectError::BackendUnavailable.is_refusal());
+        let untrusted = ConnectError::Certificate("not trusted".into());
+        assert!(untrusted.is_lasting() && !untrusted.is_refusal());
+        assert!(!ConnectError::BackendUnavailable.is_lasting());
         assert!(!ConnectError::ConnectionRefused { gateway: "g:1".into() }.is_refusal());
     }
 }

@@ -172,7 +172,7 @@ impl Pool {
         }
         let now = Instant::now();
         let mut state = self.state();
-        if state.live() == 0 && state.problem.as_ref().is_some_and(|error| error.is_refusal()) {
+        if state.live() == 0 && state.problem.as_ref().is_some_and(|error| error.is_lasting()) {
             return Err(OpenError::NoSession(state.problem.clone()));
         }
         for member in &mut state.members {
