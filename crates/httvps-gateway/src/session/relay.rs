@@ -373,3 +373,178 @@ fn end_of_io(error: &std::io::Error) -> StreamEnd {
 fn write_end(result: std::io::Result<usize>) -> StreamEnd {
     result.map_or_else(|error| end_of_io(&error), |_| StreamEnd::Io)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::DuplexStream;
+
+    /// The gateway's end of an in-memory connection of small capacity.
+    struct Wire(DuplexStream);
+
+    impl AsyncRead for Wire {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buffer)
+        }
+    }
+
+    impl AsyncWrite for Wire {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<std::io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, bytes)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    impl ByteStream for Wire {
+        fn reset(&mut self) {}
+    }
+
+    /// A client that takes `room` more payloads.
+    #[derive(Default)]
+    struct Client {
+        room: usize,
+        got: Vec<Vec<u8>>,
+        opened: usize,
+    }
+
+    impl Sink for Client {
+        fn has_room(&self) -> bool {
+            self.room > 0
+        }
+        fn send(&mut self, payload: &[u8]) {
+            self.room = self.room.saturating_sub(1);
+            self.got.push(payload.to_vec());
+        }
+        fn opened(&mut self) {
+            self.opened += 1;
+        }
+    }
+
+    fn relay(dial: Result<Upstream, ConnectError>) -> (Relay, Instant) {
+        let now = Instant::now();
+        let dial = Box::pin(std::future::ready(dial));
+        (Relay::new(dial, &Arc::default(), StreamKey(0), now), now)
+    }
+
+    fn wired(capacity: usize) -> (Relay, DuplexStream, Instant) {
+        let (ours, theirs) = tokio::io::duplex(capacity);
+        let (relay, now) = relay(Ok(Upstream::Stream(Box::new(Wire(ours)))));
+        (relay, theirs, now)
+    }
+
+    #[tokio::test]
+    async fn data_that_came_before_the_dial_was_done_is_not_lost() {
+        let (mut relay, mut target, now) = wired(64);
+        let mut client = Client { room: 9, ..Client::default() };
+        relay.handle_data(b"early ", now, &mut client);
+        assert!(!relay.load(1).is_full, "a dial does not hold up the session");
+        assert_eq!(relay.poll(now, &mut client), Turn::Waiting);
+        relay.handle_data(b"late", now, &mut client);
+        let mut got = [0; 10];
+        target.read_exact(&mut got).await.unwrap();
+        assert_eq!((&got, client.opened), (b"early late", 1));
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_target_does_not_take_waits_in_order_and_counts() {
+        let (mut relay, mut target, now) = wired(4);
+        let mut client = Client { room: 9, ..Client::default() };
+        relay.poll(now, &mut client);
+        relay.handle_data(b"0123456789", now, &mut client);
+        assert!(relay.load(6).is_full && relay.has_unsent());
+        let (stall, idle) = (Duration::from_secs(1), Duration::ZERO);
+        assert_eq!(relay.deadline(stall, idle), Some((now + stall, StreamEnd::Stalled)));
+        let mut got = Vec::new();
+        while got.len() < 10 {
+            let mut piece = [0; 3];
+            let count = target.read(&mut piece).await.unwrap();
+            got.extend_from_slice(&piece[..count]);
+            relay.poll(now, &mut client);
+        }
+        assert_eq!(got, b"0123456789");
+        assert!(!relay.has_unsent() && relay.load(6).cost == 0);
+        assert_eq!(relay.deadline(stall, idle), None, "nothing waits any more");
+    }
+
+    #[tokio::test]
+    async fn the_echo_keeps_messages_apart_until_there_is_room() {
+        let (mut relay, now) = relay(Ok(Upstream::Echo));
+        let mut client = Client::default();
+        relay.poll(now, &mut client);
+        for message in [&b"a"[..], b"", b"bc"] {
+            relay.handle_data(message, now, &mut client);
+        }
+        assert_eq!(relay.poll(now, &mut client), Turn::NoRoom);
+        client.room = 9;
+        assert_eq!(relay.poll(now, &mut client), Turn::Waiting);
+        assert_eq!(client.got, [b"a".to_vec(), Vec::new(), b"bc".to_vec()]);
+    }
+
+    #[tokio::test]
+    async fn a_target_is_read_only_while_there_is_room_and_its_end_comes_last() {
+        let (mut relay, mut target, now) = wired(64);
+        let mut client = Client::default();
+        target.write_all(b"last words").await.unwrap();
+        drop(target);
+        assert_eq!(relay.poll(now, &mut client), Turn::NoRoom);
+        client.room = 1;
+        assert_eq!(relay.poll(now, &mut client), Turn::More);
+        client.room = 1;
+        assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
+        assert_eq!(client.got, [b"last words"]);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_went_away_is_still_heard_before_its_stream_ends() {
+        let (mut relay, mut target, now) = wired(64);
+        let mut client = Client { room: 9, ..Client::default() };
+        relay.poll(now, &mut client);
+        target.write_all(b"no thanks").await.unwrap();
+        drop(target);
+        relay.handle_data(b"an upload", now, &mut client);
+        assert_eq!(relay.poll(now, &mut client), Turn::More);
+        assert_eq!(client.got, [b"no thanks"]);
+        let Turn::Ended(end) = relay.poll(now, &mut client) else { panic!("it is over") };
+        assert_ne!(end, StreamEnd::Eof, "the upload did not arrive");
+    }
+
+    #[tokio::test]
+    async fn a_failed_dial_ends_the_stream_with_its_reason() {
+        for (error, end) in [
+            (ConnectError::Refused, StreamEnd::Refused),
+            (ConnectError::TimedOut, StreamEnd::Timeout),
+            (ConnectError::NoTarget, StreamEnd::NoTarget),
+        ] {
+            let (mut relay, now) = relay(Err(error));
+            assert_eq!(relay.poll(now, &mut Client::default()), Turn::Ended(end));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_delivery_ends_with_a_finish_behind_the_last_byte() {
+        let (mut relay, mut target, now) = wired(4);
+        relay.handle_data(b"the last bytes", now, &mut Client::default());
+        let reading = tokio::spawn(async move {
+            let mut got = Vec::new();
+            target.read_to_end(&mut got).await.map(|_| got)
+        });
+        relay.deliver(Duration::from_secs(60)).await;
+        assert_eq!(reading.await.unwrap().unwrap(), b"the last bytes");
+    }
+}
