@@ -544,7 +544,7 @@ mod tests {
             let mut got = Vec::new();
             target.read_to_end(&mut got).await.map(|_| got)
         });
-        relay.deliver(Duration::from_secs(60)).await;
+        relay.deliver(Duration::from_mins(1)).await;
         assert_eq!(reading.await.unwrap().unwrap(), b"the last bytes");
     }
 }
