@@ -6,7 +6,8 @@
 //! time, and the same state machines serve any carrier.
 //!
 //! Reading order: [`json`] (the frames on the wire) → [`Session`] (the gateway's side) →
-//! [`ClientSession`] (the client's side) → [`KeepAlive`], [`Bucket`], [`Limits`].
+//! [`ClientSession`] (the client's side) → [`KeepAlive`], [`Bucket`], [`Limits`]. The second wire
+//! format is in [`v2`]; neither the gateway nor the client offers it yet.
 
 mod bucket;
 mod client;
@@ -19,6 +20,7 @@ pub mod reference;
 mod session;
 mod streams;
 mod target;
+pub mod v2;
 
 pub use bucket::Bucket;
 pub use client::{ClientInput, ClientSession, OpenError};

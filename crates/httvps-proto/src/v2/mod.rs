@@ -1,0 +1,38 @@
+//! The second wire format: binary frames with credit for each stream, half-close and datagrams.
+//!
+//! docs/protocol-v2.md is the contract. Reading order: [`Frame`] and [`Frames`] (the bytes) →
+//! [`Session`] (either side's state) → `window` (credit) → [`Budget`] (what all sessions of a
+//! process may hold) → [`ResetCode`].
+
+mod budget;
+mod code;
+mod event;
+mod frame;
+mod session;
+mod stream;
+mod window;
+
+pub use budget::Budget;
+pub use code::ResetCode;
+pub use event::{Event, GoneAway, Limits, OpenError, Violation};
+pub use frame::{BadFrame, Frame, Frames, Kind, Side};
+pub use session::Session;
+
+/// Bytes of a frame's header.
+pub const HEADER: usize = 8;
+/// Payload of a DATA frame, and of a frame that is skipped, at the most.
+pub const MAX_DATA: usize = 65_536;
+/// Payload of a DATAGRAM frame at the most: what fits into one IPv4 packet.
+pub const MAX_DATAGRAM: usize = 65_507;
+/// Bytes of a target in OPEN at the most.
+pub const MAX_TARGET: usize = 262;
+/// Bytes of the words in `RESET` and `GO_AWAY` at the most.
+pub const MAX_WORDS: usize = 255;
+/// Credit of a new stream in each direction, in bytes.
+pub const INITIAL_STREAM_CREDIT: u32 = 65_536;
+/// Credit of a new session in each direction, in bytes.
+pub const INITIAL_SESSION_CREDIT: u32 = 262_144;
+/// Credit that may be outstanding at the most, and that one CREDIT frame may add.
+pub const MAX_CREDIT: u32 = (1 << 31) - 1;
+/// PINGs that may be unanswered at once.
+pub const MAX_PINGS: usize = 16;

@@ -1,0 +1,458 @@
+//! Either side's state of a session.
+
+use super::event::{Event, GoneAway, Limits, OpenError, Violation};
+use super::stream::Stream;
+use super::window::{SendCredit, Window};
+use super::{
+    Budget, Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, MAX_DATA, MAX_DATAGRAM,
+    MAX_PINGS, MAX_TARGET, ResetCode, Side,
+};
+use crate::Bucket;
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// One session of the second wire format, on either side, after its `auth_result`.
+///
+/// Inputs are [`Self::handle_frame`] for every frame of [`super::Frames`]; commands append frames
+/// to `out`, the payload of the next binary message. After a [`Violation`] call
+/// [`Self::break_off`] and close the connection with 1002. Time is an argument.
+///
+/// **Credit.** What a peer may send is bounded by each stream's window and by the session's. The
+/// session's window is the sum of its streams' (at least [`INITIAL_SESSION_CREDIT`]), so a stream
+/// whose next hop is stuck cannot take the credit of another, as long as the sum fits
+/// [`Limits::max_session_window`] and what the process's [`Budget`] has left. Streams beyond that
+/// share. Windows grow as the private `stream` module says; a stream that ends gives its share back.
+///
+/// Memory: about 120 bytes a stream; what the next hops have not taken is the owner's to keep, at
+/// most [`Self::held`] bytes, which never exceeds [`Self::window`].
+#[derive(Debug)]
+pub struct Session {
+    side: Side,
+    limits: Limits,
+    budget: Budget,
+    streams: HashMap<u32, Stream>,
+    last_id: u32,
+    opens: Bucket,
+    send: SendCredit,
+    window: Window,
+    /// Sum of the streams' windows.
+    promised: u64,
+    pings: VecDeque<Instant>,
+    next_ping: u64,
+    round_trip: Option<Duration>,
+    is_going_away: bool,
+}
+
+impl Session {
+    /// A session without streams.
+    pub fn new(side: Side, limits: Limits, budget: Budget, now: Instant) -> Self {
+        Self {
+            side,
+            opens: Bucket::new(limits.max_opens_per_second, limits.max_open_burst, now),
+            limits,
+            budget,
+            streams: HashMap::new(),
+            last_id: 0,
+            send: SendCredit::new(INITIAL_SESSION_CREDIT),
+            window: Window::new(INITIAL_SESSION_CREDIT),
+            promised: 0,
+            pings: VecDeque::new(),
+            next_ping: 0,
+            round_trip: None,
+            is_going_away: false,
+        }
+    }
+
+    /// Takes one frame of the peer.
+    pub fn handle_frame<'m>(
+        &mut self,
+        now: Instant,
+        frame: Frame<'m>,
+        out: &mut Vec<u8>,
+    ) -> Result<Event<'m>, Violation> {
+        match frame {
+            Frame::Open { stream, kind, target } => {
+                self.handle_open(now, stream, kind, target, out)
+            }
+            Frame::Opened { stream } => Ok(if self.known(stream)?.is_some() {
+                Event::Opened(stream)
+            } else {
+                Event::Nothing
+            }),
+            Frame::Data { stream, data } => self.handle_data(stream, data, out),
+            Frame::Finish { stream } => self.handle_finish(stream, out),
+            Frame::Reset { stream, code, words } => {
+                if self.known(stream)?.is_none() {
+                    return Ok(Event::Nothing);
+                }
+                self.remove(stream, out);
+                Ok(Event::Reset { stream, code, words })
+            }
+            Frame::Credit { stream, increment } => self.handle_credit(stream, increment),
+            Frame::Datagram { stream, data } => match self.known(stream)? {
+                Some(known) if known.kind == Kind::Datagrams => {
+                    Ok(Event::Datagram { stream, data })
+                }
+                Some(_) => Err(Violation::WrongKind),
+                None => Ok(Event::Nothing),
+            },
+            Frame::Ping { opaque } => {
+                Frame::Pong { opaque }.encode(out);
+                Ok(Event::Nothing)
+            }
+            Frame::Pong { opaque } => Ok(self.handle_pong(now, opaque)),
+            Frame::GoAway { code, deadline_ms, words } => {
+                self.is_going_away = true;
+                let deadline = Duration::from_millis(deadline_ms.into());
+                Ok(Event::GoAway(GoneAway { code, deadline, words }))
+            }
+            Frame::Skipped => Ok(Event::Nothing),
+        }
+    }
+
+    fn handle_open<'m>(
+        &mut self,
+        now: Instant,
+        stream: u32,
+        kind: Kind,
+        target: &'m str,
+        out: &mut Vec<u8>,
+    ) -> Result<Event<'m>, Violation> {
+        if stream <= self.last_id {
+            return Err(Violation::ReusedStream);
+        }
+        self.last_id = stream;
+        let code = if self.is_going_away {
+            ResetCode::GoingAway
+        } else if self.streams.len() >= self.limits.max_streams || !self.opens.try_take(now) {
+            ResetCode::Limit
+        } else {
+            self.insert(stream, kind, now, out);
+            return Ok(Event::Open { stream, kind, target });
+        };
+        Frame::Reset { stream, code, words: "" }.encode(out);
+        Ok(Event::Refused(code))
+    }
+
+    fn handle_data<'m>(
+        &mut self,
+        stream: u32,
+        data: &'m [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Event<'m>, Violation> {
+        match self.known(stream)? {
+            Some(known) if known.kind != Kind::Bytes => return Err(Violation::WrongKind),
+            Some(known) if known.has_received_finish => return Err(Violation::AfterFinish),
+            known => {
+                let is_known = known.is_some();
+                let has_credit = known.is_none_or(|known| known.window.receive(data.len()));
+                if !has_credit || !self.window.receive(data.len()) {
+                    return Err(Violation::CreditExceeded);
+                }
+                if is_known && !data.is_empty() {
+                    return Ok(Event::Data { stream, data });
+                }
+            }
+        }
+        // It crossed with the end of its stream: taken at once.
+        self.release(data.len(), out);
+        Ok(Event::Nothing)
+    }
+
+    fn handle_finish(
+        &mut self,
+        stream: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<Event<'static>, Violation> {
+        let Some(known) = self.known(stream)? else {
+            return Ok(Event::Nothing);
+        };
+        if known.kind != Kind::Bytes {
+            return Err(Violation::WrongKind);
+        }
+        if std::mem::replace(&mut known.has_received_finish, true) {
+            return Err(Violation::AfterFinish);
+        }
+        self.remove_if_over(stream, out);
+        Ok(Event::Finish(stream))
+    }
+
+    fn handle_credit(&mut self, stream: u32, increment: u32) -> Result<Event<'static>, Violation> {
+        let credit = if stream == 0 {
+            &mut self.send
+        } else {
+            match self.known(stream)? {
+                Some(known) if known.kind == Kind::Bytes => &mut known.send,
+                Some(_) => return Err(Violation::WrongKind),
+                None => return Ok(Event::Nothing),
+            }
+        };
+        if credit.add(increment) {
+            Ok(Event::Credit(stream))
+        } else {
+            Err(Violation::CreditOverflow)
+        }
+    }
+
+    fn handle_pong(&mut self, now: Instant, opaque: [u8; 8]) -> Event<'static> {
+        // Pings are numbered and answered in order; an answer to none of them is passed over.
+        let first = self.next_ping - self.pings.len() as u64;
+        let Some(index) = u64::from_be_bytes(opaque).checked_sub(first) else {
+            return Event::Nothing;
+        };
+        let Some(sent) = usize::try_from(index).ok().and_then(|at| self.pings.drain(..).nth(at))
+        else {
+            return Event::Nothing;
+        };
+        let measured = now.saturating_duration_since(sent);
+        self.round_trip = Some(self.round_trip.map_or(measured, |known| known.min(measured)));
+        Event::RoundTrip(measured)
+    }
+
+    /// Client: opens a stream. DATA may follow at once.
+    pub fn open(
+        &mut self,
+        now: Instant,
+        kind: Kind,
+        target: &str,
+        out: &mut Vec<u8>,
+    ) -> Result<u32, OpenError> {
+        if target.len() > MAX_TARGET {
+            return Err(OpenError::TargetTooLong);
+        }
+        if self.is_going_away {
+            return Err(OpenError::GoingAway);
+        }
+        if self.streams.len() >= self.limits.max_streams {
+            return Err(OpenError::NoPlace);
+        }
+        let stream = self.last_id.checked_add(1).ok_or(OpenError::NoMoreIds)?;
+        self.last_id = stream;
+        Frame::Open { stream, kind, target }.encode(out);
+        self.insert(stream, kind, now, out);
+        Ok(stream)
+    }
+
+    /// Gateway: says that the far socket is open.
+    pub fn opened(&mut self, stream: u32, out: &mut Vec<u8>) {
+        if self.is_open(stream) {
+            Frame::Opened { stream }.encode(out);
+        }
+    }
+
+    /// Bytes that may be sent on a stream now; 0 when it has finished or is over.
+    pub fn sendable(&self, stream: u32) -> usize {
+        match self.streams.get(&stream) {
+            Some(stream) if stream.kind == Kind::Bytes && !stream.has_sent_finish => {
+                stream.send.left().min(self.send.left())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Sends as many bytes as one frame and the credit allow; returns how many.
+    pub fn write(&mut self, stream: u32, data: &[u8], out: &mut Vec<u8>) -> usize {
+        let count = data.len().min(MAX_DATA).min(self.sendable(stream));
+        if let Some(known) = self.streams.get_mut(&stream).filter(|_| count > 0) {
+            known.send.spend(count);
+            self.send.spend(count);
+            Frame::Data { stream, data: &data[..count] }.encode(out);
+        }
+        count
+    }
+
+    /// Sends a datagram; false when the stream is over, of the other kind, or the datagram longer
+    /// than [`MAX_DATAGRAM`].
+    pub fn write_datagram(&mut self, stream: u32, data: &[u8], out: &mut Vec<u8>) -> bool {
+        let known = self.streams.get(&stream).map(|stream| stream.kind);
+        let may_send = known == Some(Kind::Datagrams) && data.len() <= MAX_DATAGRAM;
+        if may_send {
+            Frame::Datagram { stream, data }.encode(out);
+        }
+        may_send
+    }
+
+    /// Sends no more on a stream of bytes; what the peer sends still arrives.
+    pub fn finish(&mut self, stream: u32, out: &mut Vec<u8>) {
+        match self.streams.get_mut(&stream) {
+            Some(known) if known.kind == Kind::Bytes && !known.has_sent_finish => {
+                known.has_sent_finish = true;
+                Frame::Finish { stream }.encode(out);
+                self.remove_if_over(stream, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends a stream in both directions. Bytes that still wait for its next hop are to be dropped.
+    pub fn reset(&mut self, stream: u32, code: ResetCode, words: &str, out: &mut Vec<u8>) {
+        if self.is_open(stream) {
+            Frame::Reset { stream, code, words }.encode(out);
+            self.remove(stream, out);
+        }
+    }
+
+    /// Says that the next hop of a stream took bytes of [`Event::Data`], and grants new credit when
+    /// enough of it has come together. Without effect on a stream that is over.
+    pub fn consumed(&mut self, stream: u32, bytes: usize, now: Instant, out: &mut Vec<u8>) {
+        let Some(known) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let bytes = known.consume(bytes) as usize;
+        if !known.has_received_finish {
+            let wanted = known.wanted_window(now, self.round_trip);
+            self.grow(stream, wanted);
+            let granted = self.streams.get_mut(&stream).and_then(|known| known.window.grant(0));
+            if let Some(increment) = granted {
+                Frame::Credit { stream, increment }.encode(out);
+            }
+        }
+        self.release(bytes, out);
+        self.remove_if_over(stream, out);
+    }
+
+    /// Measures the round trip; false when [`MAX_PINGS`] are unanswered.
+    pub fn ping(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        if self.pings.len() >= MAX_PINGS {
+            return false;
+        }
+        Frame::Ping { opaque: self.next_ping.to_be_bytes() }.encode(out);
+        self.next_ping += 1;
+        self.pings.push_back(now);
+        true
+    }
+
+    /// Gateway: announces the end of the session. New streams are refused from now on.
+    pub fn go_away(&mut self, code: ResetCode, deadline: Duration, words: &str, out: &mut Vec<u8>) {
+        self.is_going_away = true;
+        let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
+        Frame::GoAway { code, deadline_ms, words }.encode(out);
+    }
+
+    /// Ends the session after a violation: all streams are over, and a gateway says why. Close the
+    /// connection with 1002 behind it and hand in nothing more.
+    pub fn break_off(&mut self, violation: Violation, out: &mut Vec<u8>) {
+        self.streams.clear();
+        if self.side == Side::Gateway {
+            self.go_away(ResetCode::ProtocolError, Duration::ZERO, violation.words(), out);
+        }
+    }
+
+    /// Whether the stream is there: opened, and not over.
+    pub fn is_open(&self, stream: u32) -> bool {
+        self.streams.contains_key(&stream)
+    }
+
+    /// Streams that are not over.
+    pub fn stream_count(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// Bytes that arrived and were not consumed.
+    pub fn held(&self) -> usize {
+        self.window.held() as usize
+    }
+
+    /// Bytes that are promised to the peer in all: the most that [`Self::held`] can come to.
+    pub fn window(&self) -> usize {
+        self.window.size() as usize
+    }
+
+    /// The shortest round trip that was measured.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    /// The stream of a frame; None when it is over; an error when it never was.
+    fn known(&mut self, stream: u32) -> Result<Option<&mut Stream>, Violation> {
+        if stream > self.last_id {
+            return Err(Violation::UnopenedStream);
+        }
+        Ok(self.streams.get_mut(&stream))
+    }
+
+    fn insert(&mut self, stream: u32, kind: Kind, now: Instant, out: &mut Vec<u8>) {
+        self.streams.insert(stream, Stream::new(kind, now));
+        if kind == Kind::Bytes {
+            self.promised += u64::from(INITIAL_STREAM_CREDIT);
+            self.fit();
+            self.grant_session(out);
+        }
+    }
+
+    fn remove(&mut self, stream: u32, out: &mut Vec<u8>) {
+        let Some(known) = self.streams.remove(&stream) else {
+            return;
+        };
+        if known.kind == Kind::Bytes {
+            self.promised -= u64::from(known.window.size());
+        }
+        if self.streams.is_empty() {
+            // A peak of streams is no reason to hold its table for ever.
+            self.streams = HashMap::new();
+        }
+        self.release(known.window.held() as usize, out);
+    }
+
+    fn remove_if_over(&mut self, stream: u32, out: &mut Vec<u8>) {
+        if self.streams.get(&stream).is_some_and(Stream::is_over) {
+            self.remove(stream, out);
+        }
+    }
+
+    /// Lets a stream's window grow to `wanted`, if the session and the process have the room.
+    fn grow(&mut self, stream: u32, wanted: u32) {
+        let (max_stream, max_session) =
+            (self.limits.max_stream_window, self.limits.max_session_window);
+        let Some(known) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let room = u64::from(max_session).saturating_sub(self.promised);
+        let more = wanted.min(max_stream).saturating_sub(known.window.size());
+        let more = u64::from(more).min(room) as u32;
+        if more == 0 {
+            return;
+        }
+        let promised = self.promised + u64::from(more);
+        // More than `more` if the budget had no room when a stream was opened.
+        let missing = promised.saturating_sub(u64::from(self.window.size())) as u32;
+        if missing > 0 && !self.budget.try_take(missing as usize) {
+            return;
+        }
+        known.window.resize(known.window.size() + more);
+        self.promised = promised;
+        self.window.resize(self.window.size() + missing);
+    }
+
+    /// Fits the session's window to its streams', as far as the process's budget has room.
+    fn fit(&mut self) {
+        let before = self.window.size();
+        let promised = self.promised.min(u64::from(self.limits.max_session_window)) as u32;
+        let wanted = promised.max(INITIAL_SESSION_CREDIT);
+        if wanted <= before {
+            self.window.resize(wanted);
+            self.budget.give_back((before - self.window.size()) as usize);
+        } else if self.budget.try_take((wanted - before) as usize) {
+            self.window.resize(wanted);
+        }
+    }
+
+    /// Notes on the session's window that bytes were taken.
+    fn release(&mut self, bytes: usize, out: &mut Vec<u8>) {
+        self.window.consume(bytes);
+        self.fit();
+        self.grant_session(out);
+    }
+
+    fn grant_session(&mut self, out: &mut Vec<u8>) {
+        if let Some(increment) = self.window.grant(INITIAL_STREAM_CREDIT) {
+            Frame::Credit { stream: 0, increment }.encode(out);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.budget.give_back((self.window.size() - INITIAL_SESSION_CREDIT) as usize);
+    }
+}

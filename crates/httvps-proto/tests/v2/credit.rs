@@ -1,0 +1,146 @@
+//! Windows: who is held up, who is not, and how they grow.
+
+use crate::pair::Pair;
+use httvps_proto::v2::{
+    Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, Limits, Session, Side,
+};
+use std::time::Duration;
+
+/// Moves bytes up one stream as fast as the credit lets them, a round trip at a time; returns the
+/// bytes of each round trip.
+fn pump(pair: &mut Pair, stream: u32, round_trip: Duration, turns: usize) -> Vec<usize> {
+    let now = pair.now;
+    pair.gateway.say(|session, out| session.ping(now, out));
+    (0..turns)
+        .map(|_| {
+            let sent = pair.client.session.sendable(stream);
+            pair.client.write(stream, sent);
+            pair.now += round_trip / 2;
+            while pair.deliver(Side::Client) {
+                pair.gateway.consume(pair.now, stream, usize::MAX);
+            }
+            pair.now += round_trip / 2;
+            while pair.deliver(Side::Gateway) {}
+            sent
+        })
+        .collect()
+}
+
+#[test]
+fn a_window_grows_until_it_fits_a_long_path() {
+    let mut pair = Pair::new(Limits::default());
+    let stream = pair.open(Kind::Bytes);
+    let sent = pump(&mut pair, stream, Duration::from_millis(100), 20);
+    assert_eq!(sent[0], INITIAL_STREAM_CREDIT as usize);
+    assert!(*sent.last().unwrap() >= 8 * 1024 * 1024, "{sent:?}");
+    assert!(pair.gateway.session.window() <= 32 * 1024 * 1024);
+}
+
+#[test]
+fn growth_is_bounded_by_the_stream_the_session_and_the_process() {
+    let max_stream_window = 1024 * 1024;
+    let limits = Limits { max_stream_window, ..Limits::default() };
+    let mut pair = Pair::new(limits.clone());
+    let stream = pair.open(Kind::Bytes);
+    let sent = pump(&mut pair, stream, Duration::from_millis(100), 20);
+    assert!(sent.iter().all(|sent| *sent <= max_stream_window as usize), "{sent:?}");
+    assert!(*sent.last().unwrap() >= max_stream_window as usize * 3 / 4, "{sent:?}");
+
+    let limits = Limits { max_session_window: 300_000, ..Limits::default() };
+    let mut pair = Pair::new(limits);
+    let stream = pair.open(Kind::Bytes);
+    let sent = pump(&mut pair, stream, Duration::from_millis(100), 20);
+    assert!(pair.gateway.session.window() <= 300_000, "{sent:?}");
+
+    let mut pair = Pair::with_budget(Limits::default(), 500_000);
+    let stream = pair.open(Kind::Bytes);
+    let sent = pump(&mut pair, stream, Duration::from_millis(100), 20);
+    let most = INITIAL_SESSION_CREDIT as usize + 500_000;
+    assert!(pair.gateway.session.window() <= most, "{sent:?}");
+    assert_eq!(pair.budget.left(), most - pair.gateway.session.window());
+}
+
+#[test]
+fn the_budget_comes_back_with_the_stream_and_with_the_session() {
+    let mut pair = Pair::with_budget(Limits::default(), 10_000_000);
+    let stream = pair.open(Kind::Bytes);
+    pump(&mut pair, stream, Duration::from_millis(100), 20);
+    assert!(pair.budget.left() < 10_000_000);
+    let Pair { budget, gateway, .. } = pair;
+    drop(gateway);
+    assert_eq!(budget.left(), 10_000_000);
+}
+
+#[test]
+fn a_slow_next_hop_does_not_make_the_window_grow() {
+    let mut pair = Pair::new(Limits::default());
+    let stream = pair.open(Kind::Bytes);
+    for _ in 0..200 {
+        pair.client.write(stream, 1024 * 1024);
+        pair.now += Duration::from_millis(50);
+        while pair.deliver(Side::Client) {}
+        // It takes a little less than what is there: something always waits.
+        let held = pair.gateway.stories[&stream].held;
+        pair.gateway.consume(pair.now, stream, held.saturating_sub(1).min(10_000));
+        while pair.deliver(Side::Gateway) {}
+    }
+    assert_eq!(pair.gateway.session.window(), INITIAL_SESSION_CREDIT as usize);
+}
+
+#[test]
+fn stuck_streams_do_not_hold_up_another() {
+    let mut pair = Pair::new(Limits { max_streams: 64, ..Limits::default() });
+    let streams: Vec<u32> = (0..64).map(|_| pair.open(Kind::Bytes)).collect();
+    pair.settle();
+    let (alive, stuck) = streams.split_last().unwrap();
+    for stream in stuck {
+        assert_eq!(pair.client.write(*stream, 1 << 20), 65_536);
+    }
+    pair.settle();
+    let mut moved = 0;
+    for _ in 0..100 {
+        moved += pair.client.write(*alive, 1 << 20);
+        pair.settle();
+        pair.gateway.consume(pair.now, *alive, usize::MAX);
+        pair.settle();
+    }
+    assert!(moved > 100 * 30_000, "{moved}");
+    assert_eq!(pair.gateway.session.held(), 63 * 65_536);
+}
+
+#[test]
+fn without_budget_sessions_work_with_their_first_credit() {
+    let mut pair = Pair::with_budget(Limits { max_streams: 64, ..Limits::default() }, 0);
+    let streams: Vec<u32> = (0..64).map(|_| pair.open(Kind::Bytes)).collect();
+    let mut moved = 0;
+    for _ in 0..20 {
+        for stream in &streams {
+            moved += pair.client.write(*stream, 10_000);
+        }
+        pair.settle();
+        for stream in &streams {
+            pair.gateway.consume(pair.now, *stream, usize::MAX);
+        }
+        pair.settle();
+    }
+    assert!(moved >= 20 * 200_000, "{moved}");
+    assert_eq!(pair.gateway.session.window(), INITIAL_SESSION_CREDIT as usize);
+}
+
+/// The cost of a grant: a client that uploads gets one CREDIT of its stream for a quarter of a window.
+#[test]
+fn grants_are_few() {
+    let mut pair = Pair::new(Limits::default());
+    let stream = pair.open(Kind::Bytes);
+    pair.client.wire.clear();
+    let session: &mut Session = &mut pair.gateway.session;
+    let mut out = Vec::new();
+    let open = Frame::Open { stream, kind: Kind::Bytes, target: "" };
+    session.handle_frame(pair.now, open, &mut out).unwrap();
+    for _ in 0..32 {
+        let frame = Frame::Data { stream, data: &[0; 1024] };
+        session.handle_frame(pair.now, frame, &mut out).unwrap();
+        session.consumed(stream, 1024, pair.now, &mut out);
+    }
+    assert_eq!(out.len(), 24, "two CREDITs for 32 KiB in pieces of 1 KiB");
+}
