@@ -109,6 +109,18 @@ fn stuck_streams_do_not_hold_up_another() {
 }
 
 #[test]
+fn a_grown_window_leaves_the_others_their_share_of_the_session() {
+    let mut pair = Pair::new(Limits { max_session_window: 300_000, ..Limits::default() });
+    let (grown, other) = (pair.open(Kind::Bytes), pair.open(Kind::Bytes));
+    pump(&mut pair, grown, Duration::from_millis(100), 20);
+    let sent = pair.client.write(grown, 1 << 20);
+    assert!(sent > 150_000, "it has grown: {sent}");
+    pair.settle();
+    assert_eq!(pair.client.write(other, 65_536), 65_536, "what is stuck is not its credit");
+    pair.settle();
+}
+
+#[test]
 fn without_budget_sessions_work_with_their_first_credit() {
     let mut pair = Pair::with_budget(Limits { max_streams: 64, ..Limits::default() }, 0);
     let streams: Vec<u32> = (0..64).map(|_| pair.open(Kind::Bytes)).collect();

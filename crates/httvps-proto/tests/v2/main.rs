@@ -9,3 +9,4 @@ mod pair;
 mod random;
 mod rules;
 mod streams;
+mod vectors;

@@ -63,6 +63,9 @@ fn datagrams_keep_their_boundaries_and_need_no_credit() {
     let lengths: Vec<_> = pair.gateway.stories[&stream].datagrams.iter().map(Vec::len).collect();
     assert_eq!(lengths, [3, 0, 65_507]);
     assert_eq!(pair.client.write(stream, 1), 0, "it has no bytes");
+    let bytes = pair.open(Kind::Bytes);
+    assert!(!pair.client.say(|session, out| session.write_datagram(bytes, b"x", out)));
+    pair.client.reset(bytes, ResetCode::Cancelled);
     pair.gateway.reset(stream, ResetCode::Idle);
     pair.settle();
     assert_eq!(pair.client.session.stream_count(), 0);
