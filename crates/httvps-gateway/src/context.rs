@@ -5,7 +5,7 @@ use crate::backend::BackendClient;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use httvps_proto::{Bucket, Limits};
+use httvps_proto::{Bucket, Limits, v2};
 use httvps_transport::tls::ServerTls;
 use httvps_upstream::Connector;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,9 @@ pub(crate) use crate::admission::HalfOpen;
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) limits: Arc<Limits>,
+    /// Limits of sessions in the second wire format, and what all their windows may grow by.
+    pub(crate) window_limits: v2::Limits,
+    pub(crate) window_budget: v2::Budget,
     pub(crate) metrics: Metrics,
     pub(crate) backend: BackendClient,
     pub(crate) connector: Arc<dyn Connector>,
@@ -65,8 +68,17 @@ impl Context {
             max_device_id: config.max_device_id_bytes,
             max_token: config.max_token_bytes,
         };
+        let window_limits = v2::Limits {
+            max_streams: config.max_streams_per_session,
+            max_opens_per_second: config.max_stream_opens_per_second,
+            max_open_burst: config.max_stream_open_burst,
+            max_stream_window: config.max_stream_window_bytes as u32,
+            max_session_window: config.max_session_window_bytes as u32,
+        };
         Self {
             limits: Arc::new(limits),
+            window_limits,
+            window_budget: v2::Budget::new(config.window_budget_bytes),
             registry: Arc::default(),
             admission: Arc::new(Admission::new(
                 config.max_handshakes,

@@ -180,6 +180,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
 /// Frames for the peer of a [`Link`].
 pub struct LinkOutbox<'a>(ws::Outgoing<'a>);
 
+impl LinkOutbox<'_> {
+    /// Queues one binary message of exactly `len` bytes, which `fill` appends.
+    pub fn binary(&mut self, len: usize, fill: impl FnOnce(&mut Vec<u8>)) {
+        self.0.queue_message(Kind::Binary, len, fill);
+    }
+}
+
 impl Outbox for LinkOutbox<'_> {
     fn text(&mut self, len: usize, fill: impl FnOnce(&mut Vec<u8>)) {
         self.0.queue_message(Kind::Text, len, fill);

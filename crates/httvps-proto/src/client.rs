@@ -2,7 +2,7 @@
 
 use crate::json::{self, AuthResult, Frame};
 use crate::streams::Streams;
-use crate::{CAPABILITIES, CAPABILITY_OPEN_ACK, Outbox, StreamEnd, StreamKey};
+use crate::{CAPABILITY_OPEN_ACK, CLIENT_CAPABILITIES, Outbox, StreamEnd, StreamKey};
 use std::borrow::Cow;
 
 /// One session as the client sees it.
@@ -91,7 +91,7 @@ impl ClientSession {
         region: Option<&str>,
         out: &mut impl Outbox,
     ) -> Self {
-        json::hello(out, device_id, token, client_version, &CAPABILITIES, region);
+        json::hello(out, device_id, token, client_version, &CLIENT_CAPABILITIES, region);
         Self::default()
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`json`] (the frames on the wire) → [`Session`] (the gateway's side) →
 //! [`ClientSession`] (the client's side) → [`KeepAlive`], [`Bucket`], [`Limits`]. The second wire
-//! format is in [`v2`]; neither the gateway nor the client offers it yet.
+//! format is in [`v2`]; our own client does not name it yet.
 
 mod bucket;
 mod client;
@@ -36,5 +36,9 @@ pub use target::{Host, Target, TargetError};
 pub const CAPABILITY_OPEN_ACK: &str = "open_ack";
 /// Capability: the gateway announces a drain with `go_away` before it closes the connection.
 pub const CAPABILITY_GO_AWAY: &str = "go_away";
-/// Every capability that this implementation speaks.
-pub const CAPABILITIES: [&str; 2] = [CAPABILITY_OPEN_ACK, CAPABILITY_GO_AWAY];
+/// Capability: after the `auth_result` both sides speak the second wire format, [`v2`].
+pub const CAPABILITY_V2: &str = "v2";
+/// Every capability that the gateway accepts.
+pub const CAPABILITIES: [&str; 3] = [CAPABILITY_OPEN_ACK, CAPABILITY_GO_AWAY, CAPABILITY_V2];
+/// Those that our own client names.
+pub const CLIENT_CAPABILITIES: [&str; 2] = [CAPABILITY_OPEN_ACK, CAPABILITY_GO_AWAY];

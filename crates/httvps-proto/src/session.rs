@@ -3,8 +3,8 @@
 use crate::json::{self, AuthResult, Bad, Frame, Hello};
 use crate::streams::{Crossing, Streams};
 use crate::{
-    Bucket, CAPABILITIES, CAPABILITY_GO_AWAY, CAPABILITY_OPEN_ACK, CloseCause, ErrorCode, Limits,
-    Outbox, StreamEnd, StreamKey, StreamRefusal,
+    Bucket, CAPABILITIES, CAPABILITY_GO_AWAY, CAPABILITY_OPEN_ACK, CAPABILITY_V2, CloseCause,
+    ErrorCode, Limits, Outbox, StreamEnd, StreamKey, StreamRefusal,
 };
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -40,6 +40,7 @@ enum Phase {
 struct Accepted {
     open_ack: bool,
     go_away: bool,
+    v2: bool,
 }
 
 #[derive(Debug)]
@@ -176,6 +177,7 @@ impl Session {
                 self.phase = Phase::Authenticating(Accepted {
                     open_ack: names(CAPABILITY_OPEN_ACK),
                     go_away: names(CAPABILITY_GO_AWAY),
+                    v2: names(CAPABILITY_V2),
                 });
                 Input::Hello(hello)
             }
@@ -318,6 +320,12 @@ impl Session {
         matches!(&self.phase, Phase::Active(active) if active.accepted.go_away)
     }
 
+    /// Whether the client was let in and both sides named the second wire format: a
+    /// [`v2::Session`](crate::v2::Session) takes over from here.
+    pub fn has_v2(&self) -> bool {
+        matches!(&self.phase, Phase::Active(active) if active.accepted.v2)
+    }
+
     /// Streams open now.
     pub fn stream_count(&self) -> usize {
         match &self.phase {
@@ -339,7 +347,8 @@ impl Accepted {
     fn names(self) -> impl Iterator<Item = &'static str> {
         CAPABILITIES.into_iter().filter(move |name| match *name {
             CAPABILITY_OPEN_ACK => self.open_ack,
-            _ => self.go_away,
+            CAPABILITY_GO_AWAY => self.go_away,
+            _ => self.v2,
         })
     }
 }

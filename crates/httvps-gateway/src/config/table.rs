@@ -200,6 +200,21 @@ settings! {
         max_stream_queue_bytes: usize as Size, env GATEWAY_MAX_STREAM_QUEUE_BYTES, default "64KiB",
             range "4KiB" to "16MiB";
 
+        /// Bytes that a client of the wire format v2 may have under way on one stream towards its
+        /// target. Windows begin at 64 KiB and grow as the path and the target need it.
+        max_stream_window_bytes: usize as Size, env GATEWAY_MAX_STREAM_WINDOW_BYTES,
+            default "16MiB", range "64KiB" to "1GiB";
+
+        /// The same for all streams of one session, which begin at 256 KiB. It is also the most
+        /// memory that stuck targets of one session can hold.
+        max_session_window_bytes: usize as Size, env GATEWAY_MAX_SESSION_WINDOW_BYTES,
+            default "32MiB", range "256KiB" to "1GiB";
+
+        /// What the windows of all sessions together may grow by above their beginning. With it
+        /// used up they stay as they are.
+        window_budget_bytes: usize as Size, env GATEWAY_WINDOW_BUDGET_BYTES, default "256MiB",
+            range "256KiB" to "64GiB";
+
         /// A client that takes no byte for so long while bytes wait for it loses its session.
         write_timeout: Duration as Time, env GATEWAY_WRITE_TIMEOUT, default "30s",
             range "10ms" to "1h";

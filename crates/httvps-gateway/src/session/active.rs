@@ -1,5 +1,6 @@
 //! An authenticated session at work.
 
+mod binary;
 mod delivering;
 mod relays;
 mod streams;
@@ -7,10 +8,12 @@ mod streams;
 use super::ClientLink;
 use super::closing::close;
 use super::ready::Ready;
+use super::wire::Wire;
 use crate::context::Context as Gateway;
 use crate::metrics::{ClientErrorCode, Limit, Metrics, OpenConnection, SessionEnd};
 use crate::registry::{Order, Place};
 use httvps_mux::LinkError;
+use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind};
@@ -48,7 +51,7 @@ thread_local! {
 pub(super) struct Active {
     gateway: Arc<Gateway>,
     link: ClientLink,
-    session: Session,
+    wire: Wire,
     place: Place,
     device_id: Arc<str>,
     session_id: Arc<str>,
@@ -64,6 +67,8 @@ pub(super) struct Active {
     delivering: Arc<Delivering>,
     traffic: Traffic,
     log_budget: Bucket,
+    /// OPENs of the second format that may be refused; the JSON session counts its own errors.
+    errors: Bucket,
     is_announced: bool,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
@@ -88,9 +93,17 @@ impl Active {
         (device_id, session_id): (Arc<str>, Arc<str>),
     ) -> Self {
         let now = Instant::now();
+        let config = &gateway.config;
+        let errors = Bucket::new(config.max_errors_per_second, config.max_error_burst, now);
+        let wire = if session.has_v2() {
+            let (limits, budget) = (gateway.window_limits.clone(), gateway.window_budget.clone());
+            Wire::V2(Box::new(v2::Session::new(Side::Gateway, limits, budget, now)))
+        } else {
+            Wire::Json(session)
+        };
         Self {
             link,
-            session,
+            wire,
             place,
             device_id,
             session_id,
@@ -103,6 +116,7 @@ impl Active {
             delivering: Arc::default(),
             traffic: Traffic::default(),
             log_budget: Bucket::new(LOG_RATE, LOG_BURST, now),
+            errors,
             is_announced: false,
             timer: Box::pin(tokio::time::sleep_until(now.into())),
             timer_at: now,
@@ -184,9 +198,9 @@ impl Active {
     fn follow(&mut self, order: Order) -> Result<(), SessionEnd> {
         if order >= Order::Announce && !self.is_announced {
             self.is_announced = true;
-            self.session.go_away(self.gateway.config.drain_timeout, &mut self.link.outbox());
+            self.wire.go_away(self.gateway.config.drain_timeout, &mut self.link.outbox());
         }
-        let may_stay = self.session.may_outlive_drain() && self.session.stream_count() > 0;
+        let may_stay = self.wire.may_outlive_drain() && self.wire.stream_count() > 0;
         match order {
             Order::CloseNow => Err(SessionEnd::Drain),
             Order::Close if !may_stay => Err(SessionEnd::Drain),
@@ -227,8 +241,14 @@ impl Active {
     /// more waiting for them than they may.
     fn may_read(&self) -> bool {
         let config = &self.gateway.config;
-        self.link.queued() < config.max_session_queue_bytes + ANSWER_ROOM
-            && self.relays.pending < config.max_session_queue_bytes
+        if self.link.queued() >= config.max_session_queue_bytes + ANSWER_ROOM {
+            return false;
+        }
+        if matches!(self.wire, Wire::V2(_)) {
+            // What waits for upstreams is bounded by the credit, and no stream holds up another.
+            return true;
+        }
+        self.relays.pending < config.max_session_queue_bytes
             && self.relays.full == 0
             && self.delivering.bytes() < config.max_session_queue_bytes
             && self.delivering.streams() < config.max_streams_per_session.saturating_mul(2)
@@ -237,9 +257,18 @@ impl Active {
     fn handle_message(&mut self, kind: Kind, now: Instant) -> Result<(), SessionEnd> {
         SCRATCH.with_borrow_mut(|scratch| {
             let (message, mut out) = self.link.message();
+            let Wire::Json(session) = &mut self.wire else {
+                if kind == Kind::Text {
+                    return Err(self.break_off(v2::Violation::Text));
+                }
+                // A copy, so that the link is free for what an echo sends meanwhile.
+                scratch.clear();
+                scratch.extend_from_slice(message);
+                return self.handle_frames(scratch, now);
+            };
             let input = match kind {
-                Kind::Text => self.session.handle_text(now, message, scratch, &mut out),
-                Kind::Binary => self.session.handle_binary(now, &mut out),
+                Kind::Text => session.handle_text(now, message, scratch, &mut out),
+                Kind::Binary => session.handle_binary(now, &mut out),
             };
             match input {
                 Input::Nothing | Input::Hello(_) => Ok(()),
@@ -270,7 +299,7 @@ impl Active {
     fn handle_data(&mut self, stream: StreamKey, data: &[u8], now: Instant) {
         self.traffic.bytes_in += data.len() as u64;
         self.gateway.metrics.bytes_in.inc_by(data.len() as u64);
-        self.with_relay(stream, |relay, sink| relay.handle_data(data, now, sink));
+        self.with_relay(stream, data.len(), now, |relay, sink| relay.handle_data(data, now, sink));
     }
 
     fn note_refusal(&mut self, code: ErrorCode, refusal: Option<StreamRefusal>) {

@@ -11,6 +11,7 @@ mod hello;
 mod pending;
 mod ready;
 mod relay;
+mod wire;
 
 pub(crate) use hello::{Arrival, begin};
 

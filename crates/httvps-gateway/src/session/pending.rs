@@ -29,6 +29,11 @@ impl Pending {
         self.bytes + self.chunks.len() * CHUNK_COST
     }
 
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Appends a payload; `merge` says that its boundaries mean nothing.
     pub(super) fn push(&mut self, data: &[u8], merge: bool) {
         self.bytes += data.len();

@@ -46,8 +46,31 @@ pub(super) struct Relay {
     last_written: Option<Instant>,
     /// The write half failed; what the target sent before is still to be read.
     write_failure: Option<StreamEnd>,
-    /// It is in the session's list of streams that wait for room towards the client.
-    pub(super) waits_for_room: bool,
+    upload: Upload,
+    /// The target sends no more, and the client was told so.
+    has_target_finished: bool,
+    pub(super) waits: Waits,
+}
+
+/// The direction from the client to the upstream: `Open → Finishing → Shut`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Upload {
+    Open,
+    /// The client sends no more; the upstream is told behind the last byte.
+    Finishing,
+    /// The upstream was told.
+    Shut,
+}
+
+/// What a stream that has something for the client waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Nothing, as far as it knows.
+    No,
+    /// Room in the client's queue, or credit of the session; it is in the session's list.
+    Room,
+    /// Credit of the client for just this stream.
+    Credit,
 }
 
 enum Outlet {
@@ -68,10 +91,12 @@ pub(super) struct Load {
 
 /// Where payload for the client goes.
 pub(super) trait Sink {
-    /// Whether there is room for another payload.
-    fn has_room(&self) -> bool;
-    /// Sends one payload.
+    /// Bytes that one payload may have now; 0 when there is no room.
+    fn room(&self) -> usize;
+    /// Sends one payload, within the room.
     fn send(&mut self, payload: &[u8]);
+    /// The target finished. False when the protocol has no half-close: the stream is over then.
+    fn finish(&mut self) -> bool;
     /// The upstream stands.
     fn opened(&mut self);
 }
@@ -101,7 +126,9 @@ impl Relay {
             last_active: now,
             last_written: None,
             write_failure: None,
-            waits_for_room: false,
+            upload: Upload::Open,
+            has_target_finished: false,
+            waits: Waits::No,
         }
     }
 
@@ -116,7 +143,7 @@ impl Relay {
         match &mut self.upstream {
             Outlet::Blackhole => return,
             Outlet::Echo => {
-                if sink.has_room() {
+                if data.len() <= sink.room() && sink.room() > 0 {
                     sink.send(data);
                     return;
                 }
@@ -182,11 +209,16 @@ impl Relay {
             Outlet::Blackhole => {
                 self.pending = Pending::default();
                 self.blocked_since = None;
-                Turn::Waiting
+                self.waiting_or_over()
             }
             Outlet::Stream(_) => {
                 self.poll_write(now);
-                self.poll_read(now, sink)
+                self.poll_shut();
+                if self.has_target_finished {
+                    self.waiting_or_over()
+                } else {
+                    self.poll_read(now, sink)
+                }
             }
             Outlet::Dialing(_) => Turn::Waiting,
         }
@@ -194,14 +226,42 @@ impl Relay {
 
     fn poll_echo(&mut self, sink: &mut impl Sink) -> Turn {
         while !self.pending.is_empty() {
-            if !sink.has_room() {
+            let count = self.pending.front().len().min(sink.room());
+            if sink.room() == 0 {
                 return Turn::NoRoom;
             }
-            sink.send(self.pending.front());
-            self.pending.advance(self.pending.front().len());
+            sink.send(&self.pending.front()[..count]);
+            self.pending.advance(count);
         }
         self.blocked_since = None;
-        Turn::Waiting
+        self.waiting_or_over()
+    }
+
+    /// Passes the client's finish on once the upstream has everything.
+    fn poll_shut(&mut self) {
+        let has_more = !self.pending.is_empty() || self.write_failure.is_some();
+        if self.upload != Upload::Finishing || has_more {
+            return;
+        }
+        let Outlet::Stream(stream) = &mut self.upstream else { return };
+        match Pin::new(stream).poll_shutdown(&mut Context::from_waker(&self.waker)) {
+            Poll::Ready(Ok(())) => self.upload = Upload::Shut,
+            Poll::Ready(Err(error)) => self.write_failure = Some(end_of_io(&error)),
+            Poll::Pending => {}
+        }
+    }
+
+    /// A stream is over when both sides have finished; an upstream of our own finishes with its
+    /// client.
+    fn waiting_or_over(&self) -> Turn {
+        if let Some(failure) = self.write_failure {
+            return Turn::Ended(failure);
+        }
+        let is_over = match self.upstream {
+            Outlet::Stream(_) => self.upload == Upload::Shut,
+            _ => self.upload != Upload::Open,
+        };
+        if is_over { Turn::Ended(StreamEnd::Eof) } else { Turn::Waiting }
     }
 
     fn poll_write(&mut self, now: Instant) {
@@ -229,25 +289,44 @@ impl Relay {
 
     fn poll_read(&mut self, now: Instant, sink: &mut impl Sink) -> Turn {
         let Outlet::Stream(stream) = &mut self.upstream else { return Turn::Waiting };
-        if !sink.has_room() {
+        let room = sink.room().min(READ_CHUNK);
+        if room == 0 {
             return Turn::NoRoom;
         }
-        READ.with_borrow_mut(|buffer| {
-            let mut buffer = ReadBuf::new(buffer);
+        let is_over = READ.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(&mut buffer[..room]);
             let mut cx = Context::from_waker(&self.waker);
             match Pin::new(&mut *stream).poll_read(&mut cx, &mut buffer) {
-                Poll::Pending => Turn::Waiting,
-                Poll::Ready(Err(error)) => Turn::Ended(end_of_io(&error)),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-                    Turn::Ended(self.write_failure.unwrap_or(StreamEnd::Eof))
-                }
+                Poll::Pending => Err(Turn::Waiting),
+                Poll::Ready(Err(error)) => Err(Turn::Ended(end_of_io(&error))),
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => Ok(()),
                 Poll::Ready(Ok(())) => {
                     self.last_active = now;
                     sink.send(buffer.filled());
-                    Turn::More
+                    Err(Turn::More)
                 }
             }
-        })
+        });
+        match (is_over, self.write_failure) {
+            (Err(turn), _) => turn,
+            (Ok(()), Some(failure)) => Turn::Ended(failure),
+            (Ok(()), None) if sink.finish() => {
+                self.has_target_finished = true;
+                self.waiting_or_over()
+            }
+            (Ok(()), None) => Turn::Ended(StreamEnd::Eof),
+        }
+    }
+
+    /// Notes that the client sends no more; takes effect behind what waits.
+    pub(super) fn handle_finish(&mut self) {
+        self.upload = Upload::Finishing;
+        self.stream_waker.schedule();
+    }
+
+    /// Bytes of the client that the upstream has not taken.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.pending.bytes()
     }
 
     /// What waits for the upstream. A stream that still dials is not full: its bytes count towards
@@ -285,6 +364,11 @@ impl Relay {
     pub(super) fn has_unsent(&self) -> bool {
         let can_take = matches!(self.upstream, Outlet::Dialing(_) | Outlet::Stream(_));
         can_take && !self.pending.is_empty() && self.write_failure.is_none()
+    }
+
+    /// Whether the upstream has everything and was told that no more comes.
+    pub(super) fn is_shut(&self) -> bool {
+        self.upload == Upload::Shut
     }
 
     /// Whether the kernel may still hold bytes for the target that closing the socket would lose.
@@ -416,16 +500,29 @@ mod tests {
     }
 
     /// A client that takes `room` more payloads.
-    #[derive(Default)]
     struct Client {
         room: usize,
+        most: usize,
         got: Vec<Vec<u8>>,
         opened: usize,
+        has_half_close: bool,
+        finished: usize,
+    }
+
+    impl Default for Client {
+        fn default() -> Self {
+            let (got, has_half_close) = (Vec::new(), false);
+            Self { room: 0, most: usize::MAX, got, opened: 0, has_half_close, finished: 0 }
+        }
     }
 
     impl Sink for Client {
-        fn has_room(&self) -> bool {
-            self.room > 0
+        fn room(&self) -> usize {
+            if self.room > 0 { self.most } else { 0 }
+        }
+        fn finish(&mut self) -> bool {
+            self.finished += usize::from(self.has_half_close);
+            self.has_half_close
         }
         fn send(&mut self, payload: &[u8]) {
             self.room = self.room.saturating_sub(1);
@@ -522,6 +619,62 @@ mod tests {
         assert_eq!(client.got, [b"no thanks"]);
         let Turn::Ended(end) = relay.poll(now, &mut client) else { panic!("it is over") };
         assert_ne!(end, StreamEnd::Eof, "the upload did not arrive");
+    }
+
+    #[tokio::test]
+    async fn a_half_closed_stream_lives_until_both_sides_have_finished() {
+        let (mut relay, mut target, now) = wired(64);
+        let mut client = Client { room: 9, has_half_close: true, ..Client::default() };
+        relay.handle_data(b"question", now, &mut client);
+        relay.handle_finish();
+        assert_eq!(relay.poll(now, &mut client), Turn::Waiting);
+        let mut question = String::new();
+        target.read_to_string(&mut question).await.unwrap();
+        assert_eq!(question, "question", "the finish comes behind the bytes");
+        target.write_all(b"answer").await.unwrap();
+        assert_eq!(relay.poll(now, &mut client), Turn::More);
+        assert_eq!(client.got, [b"answer"]);
+        drop(target);
+        assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
+        assert_eq!(client.finished, 1);
+    }
+
+    #[tokio::test]
+    async fn a_target_that_finished_first_still_gets_the_rest() {
+        let (mut relay, mut target, now) = wired(64);
+        let mut client = Client { room: 9, has_half_close: true, ..Client::default() };
+        target.shutdown().await.unwrap();
+        assert_eq!(relay.poll(now, &mut client), Turn::Waiting);
+        assert_eq!(client.finished, 1);
+        relay.handle_data(b"late", now, &mut client);
+        let mut got = [0; 4];
+        target.read_exact(&mut got).await.unwrap();
+        relay.handle_finish();
+        assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
+        assert_eq!(client.finished, 1, "told once");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_or_echoed_than_the_client_has_credit_for() {
+        let (mut relay, mut target, now) = wired(64);
+        let mut client = Client { room: 1, most: 4, ..Client::default() };
+        relay.poll(now, &mut client);
+        target.write_all(b"0123456789").await.unwrap();
+        assert_eq!(relay.poll(now, &mut client), Turn::More);
+        assert_eq!(relay.poll(now, &mut client), Turn::NoRoom);
+        assert_eq!(client.got, [b"0123"]);
+
+        let (mut relay, now) = self::relay(Ok(Upstream::Echo));
+        let mut client = Client { room: 2, most: 4, ..Client::default() };
+        relay.poll(now, &mut client);
+        relay.handle_data(b"0123456789", now, &mut client);
+        assert_eq!(relay.waiting_bytes(), 10);
+        assert_eq!(relay.poll(now, &mut client), Turn::NoRoom);
+        assert_eq!((client.got.concat(), relay.waiting_bytes()), (b"01234567".to_vec(), 2));
+        relay.handle_finish();
+        client.room = 1;
+        assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
+        assert_eq!(client.got.concat(), b"0123456789");
     }
 
     #[tokio::test]

@@ -37,6 +37,8 @@ impl Default for Limits {
 pub enum Violation {
     /// The bytes are no frames.
     Frame(BadFrame),
+    /// A text message: frames are binary.
+    Text,
     /// A frame for a stream that was never opened.
     UnopenedStream,
     /// An OPEN whose id is not above all earlier ones.
@@ -56,6 +58,7 @@ impl Violation {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Frame(bad) => bad.words(),
+            Self::Text => "text message after v2 was accepted",
             Self::UnopenedStream => "frame for a stream that was never opened",
             Self::ReusedStream => "stream ids must grow",
             Self::WrongKind => "frame does not fit the kind of the stream",

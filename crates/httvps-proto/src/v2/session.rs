@@ -250,6 +250,11 @@ impl Session {
         }
     }
 
+    /// Bytes that may be sent on all streams together.
+    pub fn session_sendable(&self) -> usize {
+        self.send.left()
+    }
+
     /// Sends as many bytes as one frame and the credit allow; returns how many.
     pub fn write(&mut self, stream: u32, data: &[u8], out: &mut Vec<u8>) -> usize {
         let count = data.len().min(MAX_DATA).min(self.sendable(stream));

@@ -3,11 +3,12 @@
 use super::super::relay::{Load, Relay};
 use crate::metrics::{Limit, Metrics};
 use httvps_proto::{StreamEnd, StreamKey};
+use std::collections::HashMap;
 
 /// The streams' relays, by key, and what waits in them.
 pub(super) struct Relays {
     metrics: Metrics,
-    table: Vec<Option<Box<Relay>>>,
+    table: HashMap<StreamKey, Box<Relay>>,
     /// Cost of everything that waits for an upstream.
     pub(super) pending: usize,
     /// Streams at or above their own bound.
@@ -24,29 +25,27 @@ impl Drop for Relays {
 
 impl Relays {
     pub(super) fn new(metrics: Metrics) -> Self {
-        Self { metrics, table: Vec::new(), pending: 0, full: 0 }
+        Self { metrics, table: HashMap::new(), pending: 0, full: 0 }
     }
 
     pub(super) fn insert(&mut self, stream: StreamKey, relay: Relay) {
-        if self.table.len() <= stream.index() {
-            self.table.resize_with(stream.index() + 1, || None);
-        }
-        self.table[stream.index()] = Some(Box::new(relay));
+        self.table.insert(stream, Box::new(relay));
     }
 
     pub(super) fn get(&self, stream: StreamKey) -> Option<&Relay> {
-        self.table.get(stream.index())?.as_deref()
+        self.table.get(&stream).map(|relay| &**relay)
     }
 
     pub(super) fn get_mut(&mut self, stream: StreamKey) -> Option<&mut Relay> {
-        self.table.get_mut(stream.index())?.as_deref_mut()
+        self.table.get_mut(&stream).map(|relay| &mut **relay)
     }
 
     pub(super) fn remove(&mut self, stream: StreamKey, max_stream: usize) -> Option<Relay> {
-        let relay = self.table.get_mut(stream.index())?.take()?;
+        let relay = self.table.remove(&stream)?;
         self.recount(relay.load(max_stream), Load::default());
-        while matches!(self.table.last(), Some(None)) {
-            self.table.pop();
+        if self.table.is_empty() {
+            // A peak of streams is no reason to hold its table for ever.
+            self.table = HashMap::new();
         }
         Some(*relay)
     }
@@ -60,7 +59,6 @@ impl Relays {
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = StreamKey> {
-        let table = self.table.iter().enumerate();
-        table.filter(|(_, relay)| relay.is_some()).map(|(index, _)| StreamKey(index as u32))
+        self.table.keys().copied()
     }
 }

@@ -1,35 +1,46 @@
 //! The streams of a session: opening, turns, ending.
 
 use super::super::ClientLink;
-use super::super::relay::{Relay, Sink, Turn};
+use super::super::relay::{Relay, Sink, Turn, Waits};
+use super::super::wire::Wire;
 use super::delivering::Delivery;
 use super::{Active, POLL_BUDGET};
 use crate::metrics::Limit;
 use crate::metrics::SessionEnd;
 use httvps_mux::LinkOutbox;
-use httvps_proto::{ErrorCode, Input, Session, StreamEnd, StreamKey, Target};
+use httvps_proto::{ErrorCode, Input, StreamEnd, StreamKey, Target};
 use httvps_upstream::OpenRequest;
+use std::borrow::Cow;
 use std::time::Instant;
 
 impl Active {
     /// Gives the streams that waited for room a turn, once there is some again.
     pub(super) fn readmit(&mut self) -> bool {
         let has_room = self.link.queued() <= self.gateway.config.max_session_queue_bytes / 2;
-        if !has_room || self.without_room.is_empty() {
+        if !has_room || !self.wire.has_session_credit() || self.without_room.is_empty() {
             return false;
         }
         while let Some(stream) = self.without_room.pop_front() {
             if let Some(relay) = self.relays.get_mut(stream) {
-                relay.waits_for_room = false;
+                relay.waits = Waits::No;
             }
             self.turns.push_back(stream);
         }
         true
     }
 
+    /// Puts a stream aside that has something for the client: until there is room in the queue or
+    /// credit of the session, or until the client grants credit to just this stream.
     pub(super) fn wait_for_room(&mut self, stream: StreamKey) {
+        let has_room = self.link.queued() < self.gateway.config.max_session_queue_bytes;
+        if has_room && self.wire.has_session_credit() {
+            if let Some(relay) = self.relays.get_mut(stream) {
+                relay.waits = Waits::Credit;
+            }
+            return;
+        }
         if let Some(relay) = self.relays.get_mut(stream)
-            && !std::mem::replace(&mut relay.waits_for_room, true)
+            && std::mem::replace(&mut relay.waits, Waits::Room) != Waits::Room
         {
             if self.without_room.is_empty() {
                 self.gateway.metrics.limit_hit(Limit::SessionQueue);
@@ -45,7 +56,7 @@ impl Active {
         for _ in 0..self.turns.len().min(POLL_BUDGET / 2).min(*budget) {
             let Some(stream) = self.turns.pop_front() else { break };
             *budget -= 1;
-            let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
+            let turn = self.with_relay(stream, 0, now, |relay, sink| relay.poll(now, sink));
             match turn {
                 None | Some(Turn::Waiting) => {}
                 Some(Turn::More) => self.turns.push_back(stream),
@@ -58,27 +69,35 @@ impl Active {
     }
 
     /// Lends a stream's relay out together with the way to the client, and keeps the count of
-    /// waiting bytes right.
+    /// waiting bytes right. `arrived` is what the client has just sent; what of it and of earlier
+    /// bytes no longer waits afterwards was taken by the upstream, and is credited again.
     pub(super) fn with_relay<R>(
         &mut self,
         stream: StreamKey,
+        arrived: usize,
+        now: Instant,
         f: impl FnOnce(&mut Relay, &mut ClientSink<'_>) -> R,
     ) -> Option<R> {
         let limit = self.gateway.config.max_session_queue_bytes;
+        let max_stream = self.max_stream_queue();
         let relay = self.relays.get_mut(stream)?;
-        let max_stream = self.gateway.config.max_stream_queue_bytes;
         let before = relay.load(max_stream);
+        let waited = relay.waiting_bytes() + arrived;
         let mut sink = ClientSink {
             stream,
             has_room: self.link.queued() < limit,
             limit,
             link: &mut self.link,
-            session: &mut self.session,
+            wire: &mut self.wire,
             sent: 0,
         };
         let result = f(relay, &mut sink);
         let sent = sink.sent;
         let after = relay.load(max_stream);
+        let taken = waited.saturating_sub(relay.waiting_bytes());
+        if taken > 0 {
+            self.wire.consumed(stream, taken, now, &mut self.link.outbox());
+        }
         self.relays.recount(before, after);
         if sent > 0 {
             self.traffic.bytes_out += sent;
@@ -103,8 +122,11 @@ impl Active {
                 Ok(target) => Some(target),
                 Err(error) => {
                     let words = error.to_string();
+                    let Wire::Json(session) = &mut self.wire else {
+                        return self.refuse_target(stream, &words, now);
+                    };
                     let mut out = self.link.outbox();
-                    let refused = self.session.refuse_target(now, stream, &words, &mut out);
+                    let refused = session.refuse_target(now, stream, &words, &mut out);
                     if let Input::Fatal(cause) = refused {
                         return Err(self.end_of_flood(cause));
                     }
@@ -121,7 +143,7 @@ impl Active {
         let idle = self.gateway.config.stream_idle_timeout;
         self.sweep_by((!idle.is_zero()).then(|| now + idle));
         // The test upstreams stand at once; a dial has to be polled once to begin.
-        let turn = self.with_relay(stream, |relay, sink| relay.poll(now, sink));
+        let turn = self.with_relay(stream, 0, now, |relay, sink| relay.poll(now, sink));
         match turn {
             Some(Turn::Ended(end)) => self.end_stream(stream, end),
             Some(Turn::More) => self.turns.push_back(stream),
@@ -134,10 +156,10 @@ impl Active {
     /// Ends a stream from our side and tells the client.
     pub(super) fn end_stream(&mut self, stream: StreamKey, end: StreamEnd) {
         if end != StreamEnd::Eof {
-            let id = self.session.stream_id(stream).map(Box::<str>::from);
+            let id = self.wire.stream_id(stream).map(Cow::into_owned);
             self.log_error(ErrorCode::StreamError, id.as_deref(), Some(end.as_str()));
         }
-        self.session.end(stream, end, &mut self.link.outbox());
+        self.wire.end(stream, end, &mut self.link.outbox());
         self.gateway.metrics.stream_ended(end);
         match end {
             StreamEnd::Stalled => self.gateway.metrics.limit_hit(Limit::StreamStall),
@@ -149,8 +171,20 @@ impl Active {
         self.free(stream, end == StreamEnd::Eof);
     }
 
+    /// Bytes of one stream that may wait for its upstream before the client is not read any more;
+    /// with credit for each stream it never comes to that.
+    fn max_stream_queue(&self) -> usize {
+        match self.wire {
+            Wire::Json(_) => self.gateway.config.max_stream_queue_bytes,
+            Wire::V2(_) => usize::MAX,
+        }
+    }
+
     /// Frees a stream that the client closed.
     pub(super) fn close_stream(&mut self, stream: StreamKey, deliver: bool) {
+        if self.relays.get(stream).is_none() {
+            return;
+        }
         self.gateway.metrics.stream_ended(StreamEnd::ClientClosed);
         self.free(stream, deliver);
     }
@@ -158,14 +192,18 @@ impl Active {
     /// Takes a stream's relay out of the table; bytes that its upstream has not taken yet are
     /// delivered by a task of their own, which counts against the session until it is done.
     pub(super) fn free(&mut self, stream: StreamKey, deliver: bool) {
-        let config = &self.gateway.config;
-        let Some(mut relay) = self.relays.remove(stream, config.max_stream_queue_bytes) else {
+        let max_stream = self.max_stream_queue();
+        let Some(mut relay) = self.relays.remove(stream, max_stream) else {
             return;
         };
-        if relay.waits_for_room {
+        let config = &self.gateway.config;
+        if relay.waits == Waits::Room {
             self.without_room.retain(|waiting| *waiting != stream);
         }
-        if !deliver {
+        if deliver && relay.is_shut() {
+            return;
+        }
+        if !deliver || self.is_too_much_to_deliver(relay.waiting_bytes()) {
             relay.reset();
             return;
         }
@@ -187,6 +225,14 @@ impl Active {
             let _ = tokio::time::timeout(limit, relay.deliver(stall)).await;
             drop((delivery, place));
         });
+    }
+
+    /// Whether a closed stream would leave more behind than a session may. With the second format a
+    /// window can be larger than that, but it comes with the session's share of the budget, which
+    /// ends with the session; and its client knows from the credit what has been taken.
+    fn is_too_much_to_deliver(&self, bytes: usize) -> bool {
+        let most = self.gateway.config.max_session_queue_bytes;
+        matches!(self.wire, Wire::V2(_)) && self.delivering.bytes() + bytes > most
     }
 
     /// The session is over: frees every stream.
@@ -229,24 +275,28 @@ pub(super) struct ClientSink<'a> {
     has_room: bool,
     limit: usize,
     link: &'a mut ClientLink,
-    session: &'a mut Session,
+    wire: &'a mut Wire,
     sent: u64,
 }
 
 impl Sink for ClientSink<'_> {
-    fn has_room(&self) -> bool {
-        self.has_room
+    fn room(&self) -> usize {
+        if self.has_room { self.wire.credit(self.stream) } else { 0 }
     }
 
     fn send(&mut self, payload: &[u8]) {
         let mut out: LinkOutbox<'_> = self.link.outbox();
-        if self.session.write(self.stream, payload, &mut out) {
+        if self.wire.write(self.stream, payload, &mut out) {
             self.sent += payload.len() as u64;
         }
         self.has_room = self.link.queued() < self.limit;
     }
 
+    fn finish(&mut self) -> bool {
+        self.wire.finish(self.stream, &mut self.link.outbox())
+    }
+
     fn opened(&mut self) {
-        self.session.opened(self.stream, &mut self.link.outbox());
+        self.wire.opened(self.stream, &mut self.link.outbox());
     }
 }

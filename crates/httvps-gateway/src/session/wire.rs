@@ -1,0 +1,157 @@
+//! The protocol of a session: the founding JSON frames, or the second wire format.
+
+use httvps_mux::LinkOutbox;
+use httvps_proto::v2::{self, HEADER, MAX_DATA, ResetCode, Violation};
+use httvps_proto::{Session, StreamEnd, StreamKey};
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+/// A session's state in the format that both sides named.
+///
+/// In the second format a [`StreamKey`] is the stream's id on the wire.
+pub(super) enum Wire {
+    Json(Session),
+    V2(Box<v2::Session>),
+}
+
+impl Wire {
+    /// Says that the stream's upstream stands.
+    pub(super) fn opened(&mut self, stream: StreamKey, out: &mut LinkOutbox<'_>) {
+        match self {
+            Self::Json(session) => session.opened(stream, out),
+            Self::V2(session) => say(out, |frames| session.opened(stream.0, frames)),
+        }
+    }
+
+    /// Bytes of payload that the client's credit allows. The JSON protocol has none, and a message
+    /// of an echo comes back whole.
+    pub(super) fn credit(&self, stream: StreamKey) -> usize {
+        match self {
+            Self::Json(_) => usize::MAX,
+            Self::V2(session) => session.sendable(stream.0).min(MAX_DATA),
+        }
+    }
+
+    /// Whether any stream may send at all.
+    pub(super) fn has_session_credit(&self) -> bool {
+        match self {
+            Self::Json(_) => true,
+            Self::V2(session) => session.session_sendable() > 0,
+        }
+    }
+
+    /// Sends payload, within [`Self::credit`]; false when there is no such stream.
+    pub(super) fn write(
+        &mut self,
+        stream: StreamKey,
+        data: &[u8],
+        out: &mut LinkOutbox<'_>,
+    ) -> bool {
+        match self {
+            Self::Json(session) => session.write(stream, data, out),
+            Self::V2(session) => {
+                debug_assert!(
+                    data.len() <= session.sendable(stream.0),
+                    "the relay obeys the credit"
+                );
+                if !session.is_open(stream.0) || data.is_empty() {
+                    return false;
+                }
+                out.binary(HEADER + data.len(), |frames| {
+                    session.write(stream.0, data, frames);
+                });
+                true
+            }
+        }
+    }
+
+    /// Says that the target sends no more; false when the protocol cannot say so without ending the
+    /// stream.
+    pub(super) fn finish(&mut self, stream: StreamKey, out: &mut LinkOutbox<'_>) -> bool {
+        match self {
+            Self::Json(_) => false,
+            Self::V2(session) => {
+                say(out, |frames| session.finish(stream.0, frames));
+                true
+            }
+        }
+    }
+
+    /// Ends a stream from our side and tells the client how.
+    pub(super) fn end(&mut self, stream: StreamKey, end: StreamEnd, out: &mut LinkOutbox<'_>) {
+        match self {
+            Self::Json(session) => {
+                session.end(stream, end, out);
+            }
+            Self::V2(session) => say(out, |frames| match ResetCode::try_from(end) {
+                Ok(code) => session.reset(stream.0, code, end.words(), frames),
+                Err(()) => session.finish(stream.0, frames),
+            }),
+        }
+    }
+
+    /// Notes that a stream's upstream took bytes of the client.
+    pub(super) fn consumed(
+        &mut self,
+        stream: StreamKey,
+        bytes: usize,
+        now: Instant,
+        out: &mut LinkOutbox<'_>,
+    ) {
+        if let Self::V2(session) = self {
+            say(out, |frames| session.consumed(stream.0, bytes, now, frames));
+        }
+    }
+
+    /// Announces a drain to a client that can be told.
+    pub(super) fn go_away(&mut self, deadline: Duration, out: &mut LinkOutbox<'_>) {
+        match self {
+            Self::Json(session) => {
+                session.go_away(deadline, out);
+            }
+            Self::V2(session) => say(out, |frames| {
+                session.go_away(ResetCode::GoingAway, deadline, "draining", frames);
+            }),
+        }
+    }
+
+    /// Whether the client was told of a drain and can move by itself.
+    pub(super) fn may_outlive_drain(&self) -> bool {
+        match self {
+            Self::Json(session) => session.may_outlive_drain(),
+            Self::V2(_) => true,
+        }
+    }
+
+    pub(super) fn stream_count(&self) -> usize {
+        match self {
+            Self::Json(session) => session.stream_count(),
+            Self::V2(session) => session.stream_count(),
+        }
+    }
+
+    /// The id of a stream as the client chose it.
+    pub(super) fn stream_id(&self, stream: StreamKey) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Json(session) => session.stream_id(stream).map(Cow::Borrowed),
+            Self::V2(_) => Some(stream.0.to_string().into()),
+        }
+    }
+
+    /// Tells a client of the second format how it broke the protocol.
+    pub(super) fn break_off(&mut self, violation: Violation, out: &mut LinkOutbox<'_>) {
+        if let Self::V2(session) = self {
+            say(out, |frames| session.break_off(violation, frames));
+        }
+    }
+}
+
+/// Sends the frames of a command, if it has any, as one message.
+pub(super) fn say<R>(out: &mut LinkOutbox<'_>, command: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+    let mut frames = Vec::new();
+    let result = command(&mut frames);
+    if !frames.is_empty() {
+        out.binary(frames.len(), |message| message.extend_from_slice(&frames));
+    }
+    result
+}
