@@ -168,6 +168,10 @@ class Gateway(Process):
         return float(found[1]) if found else 0.0
 
 
+# The wire format of every client: the binary one, or with TRAFFIC_JSON=1 the founding one.
+FORMAT = ["--json"] if os.environ.get("TRAFFIC_JSON") else []
+
+
 class Client(Process):
     """`httvps connect`: SOCKS5 and HTTP proxy on `port`."""
 
@@ -175,7 +179,7 @@ class Client(Process):
         self.port = free_port()
         super().__init__(folder, "client", [
             BIN, "connect", "--gateway", gateway.url, "--device-id", DEVICE, "--token-file", token_file or backend.token_file,
-            "--ca", ca, "--listen", f"127.0.0.1:{self.port}", *args])
+            "--ca", ca, "--listen", f"127.0.0.1:{self.port}", "--log-level", "debug", *FORMAT, *args])
         self.gateway = gateway
         self.wait_until("the local proxy listens", lambda: accepts(self.port))
 

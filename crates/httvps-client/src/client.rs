@@ -26,6 +26,8 @@ pub enum Event {
         max_streams: usize,
         /// What the backend says of the subscription.
         subscription_status: Option<String>,
+        /// Whether it speaks the binary wire format.
+        has_v2: bool,
         /// Sessions up.
         sessions: usize,
     },

@@ -20,6 +20,9 @@ pub struct Config {
     pub trust: Trust,
     /// The region that the device would like to leave from.
     pub region: Option<String>,
+    /// Whether the binary wire format is offered. Default true; a gateway that lacks it speaks JSON
+    /// all the same.
+    pub offers_v2: bool,
     /// Sessions that a [`Client`](crate::Client) keeps at most. Default 8; 0 is taken as 1.
     pub max_sessions: usize,
     /// Times.
@@ -35,6 +38,7 @@ impl Config {
             token,
             trust: Trust::System,
             region: None,
+            offers_v2: true,
             max_sessions: 8,
             timing: Timing::default(),
         }

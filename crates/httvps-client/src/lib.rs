@@ -26,7 +26,7 @@ pub use error::{ConnectError, OpenError, Step};
 pub use httvps_mux::{Connection, ConnectionEnd, Stream, StreamFailure};
 pub use httvps_proto::{Host, StreamEnd, Target, TargetError};
 pub use httvps_transport::socket::{BadBind, Bind};
-pub use open::Open;
+pub use open::{Open, OpenStream};
 pub use secret::Secret;
 pub use session::{Session, connect};
 pub use url::{BadGatewayUrl, GatewayUrl};

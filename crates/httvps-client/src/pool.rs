@@ -396,6 +396,7 @@ impl Keeper {
         let (session_id, peer) = (connection.session_id().to_owned(), session.peer());
         let max_streams = connection.max_streams();
         let subscription_status = connection.subscription_status().map(str::to_owned);
+        let has_v2 = connection.has_v2();
         let mut state = self.pool.state();
         state.problem = None;
         state.members.push(Member {
@@ -408,8 +409,14 @@ impl Keeper {
         let sessions = state.live();
         drop(state);
         self.pool.changes.send_replace(());
-        let event =
-            Event::Connected { session_id, peer, max_streams, subscription_status, sessions };
+        let event = Event::Connected {
+            session_id,
+            peer,
+            max_streams,
+            subscription_status,
+            has_v2,
+            sessions,
+        };
         (self.report)(&event);
     }
 

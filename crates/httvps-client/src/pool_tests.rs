@@ -120,8 +120,13 @@ impl World {
             scratch: Vec::new(),
         };
         tokio::spawn(gateway.run(inbox));
-        let greeting =
-            Greeting { device_id: "d", token: "t", client_version: "test", region: None };
+        let greeting = Greeting {
+            device_id: "d",
+            token: "t",
+            client_version: "test",
+            region: None,
+            offers_v2: false,
+        };
         let link = link(near, Role::Client);
         let connection =
             Connection::spawn(link, &greeting, Settings::default(), changes).await.unwrap();

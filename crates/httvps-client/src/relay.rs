@@ -1,5 +1,6 @@
 //! Bytes between a local program and a stream.
 
+use crate::OpenStream;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -9,13 +10,18 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// After the local program has finished sending, the target has so long for each further byte:
-/// the protocol cannot tell it that the program has finished, so it may wait for more for ever.
+/// After the local program has finished sending, the target has so long for each further byte,
+/// where the protocol cannot tell it that the program has finished: it may wait for more for ever.
 pub(crate) const AFTER_LOCAL_END: Duration = Duration::from_secs(2);
 
 /// How long a local program may take to close after the target has finished. Closing at once
 /// could reset the connection under the last bytes, if the program is still sending.
 const AFTER_TARGET_END: Duration = Duration::from_secs(2);
+
+/// How long a local program may be silent after the target has finished, where the target can
+/// finish before it. Short, since programs that keep the connection for a next request often look
+/// at it only then, and it holds one of the session's places until the end.
+const AFTER_TARGET_FINISH: Duration = Duration::from_secs(2);
 
 /// Bytes of a direction's buffer at first, and after a read that filled it.
 const SMALL: usize = 16 * 1024;
@@ -50,14 +56,19 @@ pub(crate) enum Outcome {
 ///
 /// * The target finishes: the local program gets the rest and an orderly end.
 /// * The stream fails: the local connection is reset.
-/// * The local program finishes sending: what the target still sends is passed on until it pauses
-///   for [`AFTER_LOCAL_END`].
+/// * The local program finishes sending: without half-close what the target still sends is passed on
+///   until it pauses for [`AFTER_LOCAL_END`].
+///
+/// With half-close either side may finish and still receive; it is over when both have finished, or
+/// when the program was silent for [`AFTER_TARGET_FINISH`] after the target.
 pub(crate) async fn relay<L, R>(mut local: L, mut remote: R) -> Outcome
 where
     L: Local,
-    R: AsyncRead + AsyncWrite + Unpin,
+    R: OpenStream,
 {
     let mut relay = Relay {
+        has_half_close: remote.has_half_close(),
+        is_down_over: false,
         up: Pipe::new(),
         down: Pipe::new(),
         is_up_over: false,
@@ -104,17 +115,22 @@ struct Relay {
     up: Pipe,
     down: Pipe,
     is_up_over: bool,
-    /// Runs while `is_up_over`.
+    is_down_over: bool,
+    has_half_close: bool,
+    /// Runs while one direction is over, as far as it has a deadline then.
     timer: Pin<Box<Sleep>>,
 }
 
 impl Relay {
-    fn poll<L: Local, R: AsyncRead + AsyncWrite + Unpin>(
+    fn poll<L: Local, R: OpenStream>(
         &mut self,
         cx: &mut Context<'_>,
         local: &mut L,
         remote: &mut R,
     ) -> Poll<Outcome> {
+        if self.has_half_close {
+            return self.poll_halves(cx, local, remote);
+        }
         let moved = self.down.moved;
         match self.down.poll(cx, remote, local) {
             Poll::Ready(Ok(())) => return Poll::Ready(Outcome::Finished),
@@ -144,6 +160,61 @@ impl Relay {
         self.timer.as_mut().reset(Instant::now() + AFTER_LOCAL_END);
         self.timer.as_mut().poll(cx).map(|()| Outcome::LocalGone)
     }
+}
+
+impl Relay {
+    /// Both directions, each to its own end.
+    fn poll_halves<L: Local, R: OpenStream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        local: &mut L,
+        remote: &mut R,
+    ) -> Poll<Outcome> {
+        if !self.is_down_over {
+            match self.down.poll(cx, remote, local) {
+                Poll::Ready(Ok(())) => {
+                    self.is_down_over = true;
+                    self.timer.as_mut().reset(Instant::now() + AFTER_TARGET_FINISH);
+                    if !self.is_up_over && is_broken(&Pin::new(&mut *local).poll_shutdown(cx)) {
+                        return Poll::Ready(Outcome::LocalGone);
+                    }
+                }
+                Poll::Ready(Err(Broken::Source(error))) => {
+                    return Poll::Ready(Outcome::Failed(error));
+                }
+                Poll::Ready(Err(Broken::Sink)) => return Poll::Ready(Outcome::LocalGone),
+                Poll::Pending => {}
+            }
+        }
+        let moved = self.up.moved;
+        if !self.is_up_over {
+            match self.up.poll(cx, local, remote) {
+                Poll::Ready(Ok(())) => {
+                    let _ = Pin::new(remote).poll_shutdown(cx);
+                    self.is_up_over = true;
+                }
+                Poll::Ready(Err(Broken::Source(_))) => return Poll::Ready(Outcome::LocalGone),
+                // Why is told by the reading half, after what arrived before it.
+                Poll::Ready(Err(Broken::Sink)) => self.is_up_over = true,
+                Poll::Pending => {}
+            }
+        }
+        if self.is_down_over && self.is_up_over {
+            return Poll::Ready(Outcome::Finished);
+        }
+        if !self.is_down_over {
+            return Poll::Pending;
+        }
+        if self.up.moved > moved {
+            self.timer.as_mut().reset(Instant::now() + AFTER_TARGET_FINISH);
+        }
+        self.timer.as_mut().poll(cx).map(|()| Outcome::Finished)
+    }
+}
+
+/// Whether an attempt has failed, rather than succeeded or not ended yet.
+fn is_broken<T>(attempt: &Poll<io::Result<T>>) -> bool {
+    matches!(attempt, Poll::Ready(Err(_)))
 }
 
 /// One direction.
@@ -311,32 +382,56 @@ pub(crate) mod tests {
         }
     }
 
-    /// Like a stream: finishing the writing half tells the other side nothing.
-    struct NoHalfClose(DuplexStream);
+    /// A stream of either wire format: finishing the writing half reaches the other side, or not.
+    struct Remote {
+        pipe: DuplexStream,
+        has_half_close: bool,
+    }
 
-    impl AsyncRead for NoHalfClose {
+    impl AsyncRead for Remote {
         fn poll_read(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
             buf: &mut ReadBuf<'_>,
         ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.0).poll_read(cx, buf)
+            Pin::new(&mut self.pipe).poll_read(cx, buf)
         }
     }
 
-    impl AsyncWrite for NoHalfClose {
+    impl AsyncWrite for Remote {
         fn poll_write(
             mut self: Pin<&mut Self>,
             cx: &mut Context<'_>,
             buf: &[u8],
         ) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.0).poll_write(cx, buf)
+            Pin::new(&mut self.pipe).poll_write(cx, buf)
         }
         fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
-        fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.has_half_close {
+                return Pin::new(&mut self.pipe).poll_shutdown(cx);
+            }
             Poll::Ready(Ok(()))
+        }
+    }
+
+    impl OpenStream for Remote {
+        fn has_half_close(&self) -> bool {
+            self.has_half_close
+        }
+    }
+
+    impl OpenStream for DuplexStream {
+        fn has_half_close(&self) -> bool {
+            false
+        }
+    }
+
+    impl OpenStream for Failing {
+        fn has_half_close(&self) -> bool {
+            false
         }
     }
 
@@ -381,7 +476,7 @@ pub(crate) mod tests {
         let (mut program, side, was_reset) = local(1024);
         let (remote, mut target) = duplex(1024);
         let start = Instant::now();
-        let relay = tokio::spawn(relay(side, NoHalfClose(remote)));
+        let relay = tokio::spawn(relay(side, Remote { pipe: remote, has_half_close: false }));
         program.write_all(b"question").await.unwrap();
         program.shutdown().await.unwrap();
         let mut question = [0; 8];
@@ -396,6 +491,48 @@ pub(crate) mod tests {
         assert!(matches!(relay.await.unwrap(), Outcome::LocalGone));
         assert_eq!(start.elapsed().as_millis() / 100, (5 * 1900 + 2000) / 100);
         assert!(!was_reset.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_half_close_the_target_answers_when_it_likes() {
+        let (mut program, side, was_reset) = local(1024);
+        let (remote, mut target) = duplex(1024);
+        let relay = tokio::spawn(relay(side, Remote { pipe: remote, has_half_close: true }));
+        program.write_all(b"question").await.unwrap();
+        program.shutdown().await.unwrap();
+        let mut question = Vec::new();
+        target.read_to_end(&mut question).await.unwrap();
+        assert_eq!(question, b"question", "the target learns of the finish");
+        tokio::time::sleep(Duration::from_hours(1)).await;
+        target.write_all(b"answer").await.unwrap();
+        target.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        program.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"answer");
+        assert!(matches!(relay.await.unwrap(), Outcome::Finished));
+        assert!(!was_reset.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_half_close_a_program_goes_on_after_the_target_until_it_is_silent() {
+        let (mut program, side, _) = local(1024);
+        let (remote, mut target) = duplex(1024);
+        let start = Instant::now();
+        let relay = tokio::spawn(relay(side, Remote { pipe: remote, has_half_close: true }));
+        target.shutdown().await.unwrap();
+        assert_eq!(program.read(&mut [0]).await.unwrap(), 0, "it learns of the finish");
+        for _ in 0..3 {
+            tokio::time::sleep(AFTER_TARGET_FINISH / 2).await;
+            program.write_all(b"x").await.unwrap();
+        }
+        let mut got = [0; 3];
+        target.read_exact(&mut got).await.unwrap();
+        assert!(matches!(relay.await.unwrap(), Outcome::Finished));
+        let waited = start.elapsed();
+        assert!(
+            waited >= AFTER_TARGET_FINISH * 5 / 2
+                && waited < AFTER_TARGET_FINISH * 3 + AFTER_TARGET_END
+        );
     }
 
     #[tokio::test(start_paused = true)]

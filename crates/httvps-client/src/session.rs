@@ -94,6 +94,7 @@ async fn greet(
         token: config.token.expose(),
         client_version: concat!("httvps/", env!("CARGO_PKG_VERSION")),
         region: config.region.as_deref(),
+        offers_v2: config.offers_v2,
     };
     let settings = Settings { hello_timeout: timing.hello_timeout, ..Settings::default() };
     let link = Link::new(ws, times, Instant::now().into_std());

@@ -34,6 +34,11 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// For the closing handshake. Default 3 s.
     pub close_timeout: Duration,
+    /// What the window of one stream may grow to in the second wire format, in which the two
+    /// bounds on buffers above have no meaning. Default 16 MiB.
+    pub max_stream_window: usize,
+    /// The same for all streams of the connection. Default 32 MiB.
+    pub max_session_window: usize,
 }
 
 impl Default for Settings {
@@ -45,6 +50,8 @@ impl Default for Settings {
             max_queued: 256 * 1024,
             stall_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(3),
+            max_stream_window: 16 * 1024 * 1024,
+            max_session_window: 32 * 1024 * 1024,
         }
     }
 }
@@ -60,6 +67,8 @@ pub struct Greeting<'a> {
     pub client_version: &'a str,
     /// The region that the device would like to leave from.
     pub region: Option<&'a str>,
+    /// Whether the second wire format is offered; a gateway without it speaks JSON all the same.
+    pub offers_v2: bool,
 }
 
 /// A session that the gateway has let in.
@@ -88,9 +97,15 @@ impl Connection {
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut carrier: Box<dyn Carrier> = Box::new(link);
-        let Greeting { device_id, token, client_version, region } = *greeting;
-        let mut session =
-            ClientSession::hello(device_id, token, client_version, region, &mut carrier.outbox());
+        let Greeting { device_id, token, client_version, region, offers_v2 } = *greeting;
+        let mut session = ClientSession::hello(
+            device_id,
+            token,
+            client_version,
+            region,
+            offers_v2,
+            &mut carrier.outbox(),
+        );
         let mut answer = Answer::default();
         let result = tokio::time::timeout(
             settings.hello_timeout,
@@ -105,7 +120,8 @@ impl Connection {
                 return Err(error);
             }
         };
-        let shared = Arc::new(Shared::new(State::new(carrier, session, settings), changes));
+        let now = tokio::time::Instant::now().into_std();
+        let shared = Arc::new(Shared::new(State::new(carrier, session, settings, now), changes));
         tokio::spawn(Driver::new(shared.clone()));
         Ok(Self { shared, session_id, subscription_status })
     }
@@ -121,7 +137,8 @@ impl Connection {
 
     /// The first half of [`Self::open`]: takes a place and asks the gateway, without waiting.
     pub fn begin(&self, target: &str) -> Result<Opening, OpenError> {
-        let id = self.shared.with(|state| state.open(target))?;
+        let now = tokio::time::Instant::now().into_std();
+        let id = self.shared.with(|state| state.open(target, now))?;
         Ok(Opening { stream: Some(Stream { shared: self.shared.clone(), id }) })
     }
 
@@ -137,17 +154,22 @@ impl Connection {
 
     /// Streams open at the gateway now.
     pub fn stream_count(&self) -> usize {
-        self.shared.with(|state| state.session().stream_count())
+        self.shared.with(|state| state.wire.stream_count())
     }
 
     /// Streams that this session may have at once.
     pub fn max_streams(&self) -> usize {
-        self.shared.with(|state| state.session().max_streams())
+        self.shared.with(|state| state.wire.max_streams())
     }
 
     /// Whether the gateway says when a stream's target has answered.
     pub fn has_open_ack(&self) -> bool {
-        self.shared.with(|state| state.session().has_open_ack())
+        self.shared.with(|state| state.wire.has_open_ack())
+    }
+
+    /// Whether the connection speaks the second wire format.
+    pub fn has_v2(&self) -> bool {
+        self.shared.with(|state| state.wire.has_half_close())
     }
 
     /// Whether the gateway has announced that it will close the connection.

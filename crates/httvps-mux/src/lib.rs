@@ -13,6 +13,8 @@ mod link;
 mod state;
 mod stream;
 mod table;
+mod v2;
+mod wire;
 
 pub use connection::{
     Connection, ConnectionEnd, Greeting, HelloError, OpenError, Opening, Settings,

@@ -185,6 +185,17 @@ impl LinkOutbox<'_> {
     pub fn binary(&mut self, len: usize, fill: impl FnOnce(&mut Vec<u8>)) {
         self.0.queue_message(Kind::Binary, len, fill);
     }
+
+    /// Runs a command that appends frames of the second wire format, and queues what it appended
+    /// as one binary message; nothing if that is nothing.
+    pub fn frames<R>(&mut self, command: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let mut frames = Vec::new();
+        let result = command(&mut frames);
+        if !frames.is_empty() {
+            self.binary(frames.len(), |message| message.extend_from_slice(&frames));
+        }
+        result
+    }
 }
 
 impl Outbox for LinkOutbox<'_> {

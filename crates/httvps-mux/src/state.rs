@@ -5,6 +5,8 @@ use crate::connection::{ConnectionEnd, OpenError, Settings};
 use crate::link::LinkError;
 use crate::stream::{StreamFailure, plain};
 use crate::table::{Progress, Table};
+use crate::wire::{NotOpened, Wire};
+use httvps_proto::v2::ResetCode;
 use httvps_proto::{ClientInput, ClientSession, Limits, StreamEnd, StreamKey};
 use httvps_transport::ws::{Event, Kind};
 use std::io;
@@ -27,19 +29,21 @@ const ANSWER_ROOM: usize = 256 * 1024;
 /// The connection. Only the driver polls the carrier, so nobody takes a waker from anybody.
 pub(crate) struct State {
     /// None when the connection is over.
-    carrier: Option<Box<dyn Carrier>>,
-    session: ClientSession,
+    pub(crate) carrier: Option<Box<dyn Carrier>>,
+    pub(crate) wire: Wire,
     scratch: Vec<u8>,
-    table: Table,
+    pub(crate) table: Table,
     settings: Settings,
     phase: Phase,
-    is_draining: bool,
+    pub(crate) is_draining: bool,
     /// Nobody can open streams any more: the last one to end closes the connection.
     is_abandoned: bool,
     /// An `open` was refused for want of room in the queue.
     has_refused_open: bool,
     /// What the gateway last said about the session.
-    last_error: Option<Box<str>>,
+    pub(crate) last_error: Option<Box<str>>,
+    /// When the round trip is measured next, in the second wire format.
+    pub(crate) ping_at: Instant,
     /// When the readers that hold up the connection lose their streams.
     stalled_at: Option<Instant>,
     pub(crate) driver: Option<Waker>,
@@ -81,18 +85,27 @@ impl State {
         carrier: Box<dyn Carrier>,
         session: ClientSession,
         settings: Settings,
+        now: Instant,
     ) -> Self {
+        let windows = (settings.max_stream_window, settings.max_session_window);
+        let wire = Wire::new(session, windows, now);
+        let (max_stream, max_session) = match wire {
+            Wire::Json(_) => (settings.max_stream_buffered, settings.max_session_buffered),
+            // The windows are the bound, and no stream holds up the connection.
+            Wire::V2(_) => (usize::MAX, usize::MAX),
+        };
         Self {
             carrier: Some(carrier),
-            session,
+            wire,
             scratch: Vec::new(),
-            table: Table::new(settings.max_stream_buffered, settings.max_session_buffered),
+            table: Table::new(max_stream, max_session),
             settings,
             phase: Phase::Open,
             is_draining: false,
             is_abandoned: false,
             has_refused_open: false,
             last_error: None,
+            ping_at: now,
             stalled_at: None,
             driver: None,
             effects: Effects::default(),
@@ -114,12 +127,8 @@ impl State {
         self.is_draining
     }
 
-    pub(crate) fn session(&self) -> &ClientSession {
-        &self.session
-    }
-
     /// Reserves a place and sends the `stream_open`.
-    pub(crate) fn open(&mut self, target: &str) -> Result<usize, OpenError> {
+    pub(crate) fn open(&mut self, target: &str, now: Instant) -> Result<usize, OpenError> {
         if let Some(end) = self.end() {
             return Err(OpenError::Closed(end));
         }
@@ -135,10 +144,12 @@ impl State {
             self.has_refused_open = true;
             return Err(OpenError::NoPlace);
         }
-        let Ok(key) = self.session.open(Some(target), &mut carrier.outbox()) else {
-            return Err(OpenError::NoPlace);
-        };
-        let has_ack = self.session.has_open_ack();
+        let opened = self.wire.open(target, now, &mut carrier.outbox());
+        let key = opened.map_err(|error| match error {
+            NotOpened::NoPlace => OpenError::NoPlace,
+            NotOpened::Draining => OpenError::Draining,
+        })?;
+        let has_ack = self.wire.has_open_ack();
         let progress = if has_ack { Progress::Opening } else { Progress::Open };
         self.effects.has_work = true;
         Ok(self.table.insert(key, progress))
@@ -173,8 +184,10 @@ impl State {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let had_room = self.table.has_room();
-        if buf.remaining() == 0 || self.table.read(id, buf) > 0 {
-            self.effects.has_work = !had_room && self.table.has_room();
+        let taken = self.table.read(id, buf);
+        if buf.remaining() == 0 || taken > 0 {
+            self.effects.has_work |= !had_room && self.table.has_room();
+            self.credit_back(id, taken);
             return Poll::Ready(Ok(()));
         }
         let slot = self.table.slot(id);
@@ -205,22 +218,50 @@ impl State {
             self.table.await_room(id, cx.waker());
             return Poll::Pending;
         }
-        let data = &data[..data.len().min(MAX_CHUNK)];
+        let credit = self.wire.credit(key);
+        if credit == 0 && !data.is_empty() {
+            self.table.await_credit(id, cx.waker());
+            return Poll::Pending;
+        }
+        let data = &data[..data.len().min(MAX_CHUNK).min(credit)];
         if !data.is_empty() {
-            self.session.write(key, data, &mut carrier.outbox());
+            self.wire.write(key, data, &mut carrier.outbox());
             self.effects.has_work = true;
         }
         Poll::Ready(Ok(data.len()))
     }
 
+    /// Says that a reader took bytes, so that the gateway may send as many again.
+    fn credit_back(&mut self, id: usize, taken: usize) {
+        if let (Some(key), Some(carrier)) = (self.table.slot(id).key, self.carrier.as_mut())
+            && taken > 0
+        {
+            let queued = carrier.queued();
+            let now = tokio::time::Instant::now().into_std();
+            self.wire.consumed(key, taken, now, &mut carrier.outbox());
+            self.effects.has_work |= carrier.queued() > queued;
+        }
+    }
+
     pub(crate) fn shut_write(&mut self, id: usize) {
-        self.table.slot(id).is_write_shut = true;
+        let slot = self.table.slot(id);
+        slot.is_write_shut = true;
+        if let (Some(key), Some(carrier)) = (slot.key, self.carrier.as_mut()) {
+            self.wire.finish(key, &mut carrier.outbox());
+            self.effects.has_work = true;
+        }
     }
 
     pub(crate) fn drop_stream(&mut self, id: usize) {
+        let has_unread = self.table.unread(id) > 0;
         if let Some(key) = self.table.remove(id) {
             if let Some(carrier) = &mut self.carrier {
-                self.session.close(key, &mut carrier.outbox());
+                let mut out = carrier.outbox();
+                if has_unread {
+                    self.wire.reset(key, ResetCode::Cancelled, &mut out);
+                } else {
+                    self.wire.close(key, &mut out);
+                }
             }
             self.effects.has_changed = true;
         }
@@ -290,6 +331,7 @@ impl State {
             None => Some(now + self.settings.stall_timeout),
             since => since,
         };
+        self.measure(now);
         let Some(carrier) = self.carrier.as_mut().filter(|_| matches!(self.phase, Phase::Open))
         else {
             return Ok(false);
@@ -323,7 +365,7 @@ impl State {
         self.table.end_stalled(&mut keys, &mut self.effects.wakes);
         if let Some(carrier) = &mut self.carrier {
             for key in keys {
-                self.session.close(key, &mut carrier.outbox());
+                self.wire.close(key, &mut carrier.outbox());
             }
         }
         self.effects.has_changed = true;
@@ -331,7 +373,11 @@ impl State {
 
     fn handle_event(&mut self, event: Event, now: Instant) {
         match event {
-            Event::Message(Kind::Text) => self.handle_text(),
+            Event::Message(kind) => match (kind, &self.wire) {
+                (Kind::Text, Wire::Json(_)) => self.handle_text(),
+                (Kind::Binary, Wire::Json(_)) => {}
+                (_, Wire::V2(_)) => self.handle_frames(kind, now),
+            },
             Event::Close { code } => {
                 let end = ConnectionEnd::Gateway { code, words: self.last_error.take() };
                 self.begin_closing(end, true, now);
@@ -344,7 +390,8 @@ impl State {
         let Some(carrier) = &mut self.carrier else { return };
         let (message, mut out) = carrier.message();
         let table = &mut self.table;
-        match self.session.handle_text(message, &mut self.scratch, &mut out) {
+        let Wire::Json(session) = &mut self.wire else { return };
+        match session.handle_text(message, &mut self.scratch, &mut out) {
             ClientInput::Data { stream, data } => table.push(stream, data, &mut self.effects.wakes),
             ClientInput::Opened(stream) => table.opened(stream, &mut self.effects.wakes),
             ClientInput::Ended { stream, end: Some(StreamEnd::Eof), .. } => {
@@ -377,7 +424,12 @@ impl State {
         }
     }
 
-    fn begin_closing(&mut self, end: ConnectionEnd, has_peer_closed: bool, now: Instant) {
+    pub(crate) fn begin_closing(
+        &mut self,
+        end: ConnectionEnd,
+        has_peer_closed: bool,
+        now: Instant,
+    ) {
         self.table.fail_all(&StreamFailure::of_connection(&end), &mut self.effects.wakes);
         let until = now + self.settings.close_timeout;
         self.phase = Phase::Closing { end: Arc::new(end), until, has_peer_closed };

@@ -21,15 +21,27 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// **Writes** take at most 64 KiB at once and wait while more than 256 KiB are queued for the
 /// gateway. `poll_flush` is ready at once, since the driver sends what is queued by itself.
 ///
-/// **`poll_shutdown`** only ends writing here: the protocol has no half-close, so the target does
-/// not learn of it. What was written is delivered, and the stream stays readable until the target
-/// ends it.
+/// In the second wire format reads and writes are bound by credit instead: what nobody reads is at
+/// most the stream's window (64 KiB, growing to 16 MiB as the path needs it), holds up no other
+/// stream and costs nobody his stream; writes wait for the gateway's credit.
 ///
-/// Dropping the stream closes it at the gateway, after everything that was written. All methods
-/// are cancel safe.
+/// **`poll_shutdown`** finishes our half in the second wire format; in JSON it only ends writing
+/// here, and the target does not learn of it ([`Self::has_half_close`]). What was written is
+/// delivered, and the stream stays readable until the target ends it.
+///
+/// Dropping the stream closes it at the gateway, after everything that was written; with bytes
+/// unread it is reset in the second wire format. All methods are cancel safe.
 pub struct Stream {
     pub(crate) shared: Arc<Shared>,
     pub(crate) id: usize,
+}
+
+impl Stream {
+    /// Whether `poll_shutdown` reaches the target while the stream stays readable: in the second
+    /// wire format, not in JSON.
+    pub fn has_half_close(&self) -> bool {
+        self.shared.with(|state| state.wire.has_half_close())
+    }
 }
 
 impl AsyncRead for Stream {

@@ -4,6 +4,7 @@ use crate::chunks::Chunks;
 use crate::stream::StreamFailure;
 use httvps_proto::{StreamEnd, StreamKey};
 use slab::Slab;
+use std::collections::HashMap;
 use std::task::Waker;
 use tokio::io::ReadBuf;
 
@@ -14,8 +15,7 @@ use tokio::io::ReadBuf;
 #[derive(Debug)]
 pub(crate) struct Table {
     slots: Slab<Slot>,
-    /// By [`StreamKey`]; as long as the most streams that were open at once.
-    by_key: Vec<Option<usize>>,
+    by_key: HashMap<StreamKey, usize>,
     max_stream_buffered: usize,
     max_session_buffered: usize,
     buffered: usize,
@@ -33,6 +33,8 @@ pub(crate) struct Slot {
     chunks: Chunks,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// A writer without credit.
+    indebted: Option<Waker>,
 }
 
 /// ```text
@@ -52,7 +54,7 @@ impl Table {
     pub(crate) fn new(max_stream_buffered: usize, max_session_buffered: usize) -> Self {
         Self {
             slots: Slab::new(),
-            by_key: Vec::new(),
+            by_key: HashMap::new(),
             max_stream_buffered,
             max_session_buffered,
             buffered: 0,
@@ -73,11 +75,9 @@ impl Table {
             chunks: Chunks::default(),
             reader: None,
             writer: None,
+            indebted: None,
         });
-        if self.by_key.len() <= key.index() {
-            self.by_key.resize(key.index() + 1, None);
-        }
-        self.by_key[key.index()] = Some(id);
+        self.by_key.insert(key, id);
         id
     }
 
@@ -87,8 +87,13 @@ impl Table {
     }
 
     fn slot_of(&mut self, key: StreamKey) -> Option<&mut Slot> {
-        let id = (*self.by_key.get(key.index())?)?;
-        self.slots.get_mut(id)
+        let id = self.by_key.get(&key)?;
+        self.slots.get_mut(*id)
+    }
+
+    /// Bytes of a stream that nobody has read.
+    pub(crate) fn unread(&self, id: usize) -> usize {
+        self.slots[id].chunks.len()
     }
 
     /// Takes the slot of a `Stream` that is being dropped; returns the key that is still open.
@@ -96,9 +101,27 @@ impl Table {
         self.forget_bytes(id);
         let slot = self.slots.remove(id);
         if let Some(key) = slot.key {
-            self.by_key[key.index()] = None;
+            self.by_key.remove(&key);
         }
         slot.key
+    }
+
+    /// Whether somebody still holds the stream of this key.
+    pub(crate) fn holds(&self, key: StreamKey) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
+    /// Whether the stream of this key waits for the gateway's word.
+    pub(crate) fn is_opening(&mut self, key: StreamKey) -> bool {
+        self.slot_of(key).is_some_and(|slot| slot.progress == Progress::Opening)
+    }
+
+    /// Notes that the gateway sends no more on a stream that is not over.
+    pub(crate) fn finish(&mut self, key: StreamKey, wakes: &mut Vec<Waker>) {
+        if let Some(slot) = self.slot_of(key) {
+            slot.progress = Progress::Eof;
+            wakes.extend(slot.reader.take());
+        }
     }
 
     /// Whether there is room for another message from the gateway.
@@ -145,7 +168,7 @@ impl Table {
     pub(crate) fn end(&mut self, key: StreamKey, progress: Progress, wakes: &mut Vec<Waker>) {
         if let Some(slot) = self.slot_of(key) {
             slot.end(progress, wakes);
-            self.by_key[key.index()] = None;
+            self.by_key.remove(&key);
         }
     }
 
@@ -174,7 +197,7 @@ impl Table {
             self.forget_bytes(id);
             let slot = &mut self.slots[id];
             if let Some(key) = slot.key {
-                self.by_key[key.index()] = None;
+                self.by_key.remove(&key);
                 keys.push(key);
             }
             let words = "nobody read the stream while it held up the whole connection";
@@ -192,6 +215,23 @@ impl Table {
     pub(crate) fn await_room(&mut self, id: usize, waker: &Waker) {
         register(&mut self.slots[id].writer, waker);
         self.are_writers_waiting = true;
+    }
+
+    /// Remembers a writer that has used up its credit.
+    pub(crate) fn await_credit(&mut self, id: usize, waker: &Waker) {
+        register(&mut self.slots[id].indebted, waker);
+    }
+
+    /// Wakes the writer of a stream that was granted credit.
+    pub(crate) fn credited(&mut self, key: StreamKey, wakes: &mut Vec<Waker>) {
+        if let Some(slot) = self.slot_of(key) {
+            wakes.extend(slot.indebted.take());
+        }
+    }
+
+    /// Wakes every writer that has used up its credit.
+    pub(crate) fn all_credited(&mut self, wakes: &mut Vec<Waker>) {
+        wakes.extend(self.slots.iter_mut().filter_map(|(_, slot)| slot.indebted.take()));
     }
 
     /// Wakes the writers that wait. All of them: one that is gone could not pass its turn on.
@@ -212,6 +252,7 @@ impl Slot {
         self.progress = progress;
         wakes.extend(self.reader.take());
         wakes.extend(self.writer.take());
+        wakes.extend(self.indebted.take());
     }
 }
 

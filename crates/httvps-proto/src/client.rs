@@ -2,7 +2,10 @@
 
 use crate::json::{self, AuthResult, Frame};
 use crate::streams::Streams;
-use crate::{CAPABILITY_OPEN_ACK, CLIENT_CAPABILITIES, Outbox, StreamEnd, StreamKey};
+use crate::{
+    CAPABILITIES, CAPABILITY_OPEN_ACK, CAPABILITY_V2, FOUNDING_CAPABILITIES, Outbox, StreamEnd,
+    StreamKey,
+};
 use std::borrow::Cow;
 
 /// One session as the client sees it.
@@ -21,6 +24,7 @@ pub struct ClientSession {
     /// What the gateway allows; the founding page's default until it says otherwise.
     max_streams: Option<usize>,
     has_open_ack: bool,
+    has_v2: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -83,15 +87,17 @@ impl ClientSession {
     /// The limit of the founding page, for gateways that do not announce theirs.
     pub const DEFAULT_MAX_STREAMS: usize = 8;
 
-    /// Starts the session: queues the `hello`.
+    /// Starts the session: queues the `hello`, which offers the second wire format if `offers_v2`.
     pub fn hello(
         device_id: &str,
         token: &str,
         client_version: &str,
         region: Option<&str>,
+        offers_v2: bool,
         out: &mut impl Outbox,
     ) -> Self {
-        json::hello(out, device_id, token, client_version, &CLIENT_CAPABILITIES, region);
+        let capabilities: &[&str] = if offers_v2 { &CAPABILITIES } else { &FOUNDING_CAPABILITIES };
+        json::hello(out, device_id, token, client_version, capabilities, region);
         Self::default()
     }
 
@@ -140,6 +146,7 @@ impl ClientSession {
     fn authenticated<'m>(&mut self, result: AuthResult<'m>) -> ClientInput<'m> {
         self.state = if result.allowed { State::Active } else { State::Over };
         self.max_streams = result.max_streams.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+        self.has_v2 = result.allowed && result.capabilities.iter().any(|c| c == CAPABILITY_V2);
         self.has_open_ack = result.capabilities.iter().any(|c| c == CAPABILITY_OPEN_ACK);
         ClientInput::Authenticated(result)
     }
@@ -232,6 +239,12 @@ impl ClientSession {
     /// Streams open now.
     pub fn stream_count(&self) -> usize {
         self.streams.len()
+    }
+
+    /// Whether the gateway accepted the second wire format: a
+    /// [`v2::Session`](crate::v2::Session) takes over from here.
+    pub fn has_v2(&self) -> bool {
+        self.has_v2
     }
 
     /// Whether the gateway announces that a stream's upstream stands.

@@ -7,7 +7,7 @@
 //!
 //! Reading order: [`json`] (the frames on the wire) → [`Session`] (the gateway's side) →
 //! [`ClientSession`] (the client's side) → [`KeepAlive`], [`Bucket`], [`Limits`]. The second wire
-//! format is in [`v2`]; our own client does not name it yet.
+//! format is in [`v2`].
 
 mod bucket;
 mod client;
@@ -38,7 +38,7 @@ pub const CAPABILITY_OPEN_ACK: &str = "open_ack";
 pub const CAPABILITY_GO_AWAY: &str = "go_away";
 /// Capability: after the `auth_result` both sides speak the second wire format, [`v2`].
 pub const CAPABILITY_V2: &str = "v2";
-/// Every capability that the gateway accepts.
+/// Every capability that this implementation speaks.
 pub const CAPABILITIES: [&str; 3] = [CAPABILITY_OPEN_ACK, CAPABILITY_GO_AWAY, CAPABILITY_V2];
-/// Those that our own client names.
-pub const CLIENT_CAPABILITIES: [&str; 2] = [CAPABILITY_OPEN_ACK, CAPABILITY_GO_AWAY];
+/// Those of the JSON protocol.
+pub const FOUNDING_CAPABILITIES: [&str; 2] = [CAPABILITY_OPEN_ACK, CAPABILITY_GO_AWAY];

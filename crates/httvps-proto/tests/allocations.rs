@@ -107,7 +107,7 @@ fn warm_sessions_allocate_nothing_while_payload_goes_both_ways() {
     let (mut up, mut down) = (Buffer::default(), Buffer::default());
     let (mut at_client, mut at_gateway) = (Vec::new(), Vec::new());
     let mut gateway = Session::new(Arc::new(Limits::default()));
-    let mut client = ClientSession::hello("d", "t", "v", None, &mut up);
+    let mut client = ClientSession::hello("d", "t", "v", None, false, &mut up);
     gateway.handle_text(now, &up.0, &mut at_gateway, &mut down);
     let verdict = Verdict::Allowed { session_id: "s", subscription_status: None };
     gateway.handle_verdict(now, &verdict, &mut down);

@@ -108,7 +108,7 @@ fn with_error(outcome: Outcome, out: &mut Vec<Vec<u8>>) -> Outcome {
 
 fn at_client(phase: &str, message: &str) -> (Outcome, Vec<Vec<u8>>) {
     let (mut scratch, mut out) = (Vec::new(), Vec::new());
-    let mut session = ClientSession::hello("d", "t", "v", None, &mut out);
+    let mut session = ClientSession::hello("d", "t", "v", None, false, &mut out);
     if phase == "client_active" {
         let allowed = br#"{"type":"auth_result","allowed":true}"#;
         session.handle_text(allowed, &mut scratch, &mut out);

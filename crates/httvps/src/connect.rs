@@ -81,6 +81,10 @@ pub(crate) struct ConnectArgs {
     /// Region to leave from, if the gateway offers a choice
     #[arg(long, value_name = "REGION", env = "HTTVPS_REGION")]
     region: Option<String>,
+    /// Speak the JSON protocol even with a gateway that offers the binary one (to find out which of
+    /// the two is at fault)
+    #[arg(long, env = "HTTVPS_JSON")]
+    json: bool,
     /// How much to tell on standard error
     #[arg(long, value_name = "LEVEL", env = "HTTVPS_LOG_LEVEL", default_value = "info")]
     log_level: Level,
@@ -194,6 +198,7 @@ async fn connect(args: ConnectArgs, voice: &Arc<Voice>) -> Result<(), String> {
 fn configure(args: &ConnectArgs, voice: &Voice) -> Result<Config, String> {
     let mut config = Config::new(args.gateway.clone(), &*args.device_id, token(args, voice)?);
     config.region.clone_from(&args.region);
+    config.offers_v2 = !args.json;
     if let Some(file) = &args.ca {
         config.trust = Trust::from_pem_file(file)?;
     }
@@ -337,15 +342,16 @@ impl Voice {
 
     fn tell(&self, event: &Event) {
         match event {
-            Event::Connected { session_id, max_streams, sessions, .. } => {
+            Event::Connected { session_id, max_streams, sessions, has_v2, .. } => {
                 *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 let (gateway, device) = (&self.gateway, &self.device_id);
                 if *sessions == 1 {
                     let words = format_args!("connected to {gateway} as device {device}");
                     self.say(Level::Info, &words);
                 }
+                let format = if *has_v2 { "binary" } else { "JSON" };
                 let words = format_args!(
-                    "session {session_id} is up: {sessions} in all, {max_streams} streams each"
+                    "session {session_id} is up ({format}): {sessions} in all, {max_streams} streams each"
                 );
                 self.say(Level::Debug, &words);
             }

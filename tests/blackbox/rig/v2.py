@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "interop"))
 
-from httvps_v2 import (Credit, Data, Finish, GoAway, MAX_DATA, Open, Opened, Ping, Reset,  # noqa: E402
+from httvps_v2 import (Credit, Data, Finish, GoAway, MAX_DATA, Open, Opened, Ping, Pong, Reset,  # noqa: E402
                        decode, encode)
 
 from .client import LOOP, Device, fresh_device  # noqa: E402
@@ -86,6 +86,8 @@ class V2Device(Device):
                 if self.grants and data:
                     self.grant(stream, len(data))
                     self.grant(0, len(data))
+            case Ping(data):
+                self.say(Pong(data))
             case Credit(stream, increment):
                 self.credit[stream] += increment
             case Opened(stream):
@@ -121,7 +123,9 @@ class V2Device(Device):
             while True:
                 message = await self.ws.recv()
                 for frame in decode(message, "gateway")[0]:
-                    self.take(frame)
+                    # Nothing is answered any more: this runs inside the loop that would send it.
+                    if not isinstance(frame, Ping):
+                        self.take(frame)
         try:
             LOOP.run(drain(), within)
         except ConnectionClosed as end:

@@ -69,6 +69,8 @@ pub(super) struct Active {
     log_budget: Bucket,
     /// OPENs of the second format that may be refused; the JSON session counts its own errors.
     errors: Bucket,
+    /// When the round trip is measured next, in the second format.
+    ping_at: Instant,
     is_announced: bool,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
@@ -117,6 +119,7 @@ impl Active {
             traffic: Traffic::default(),
             log_budget: Bucket::new(LOG_RATE, LOG_BURST, now),
             errors,
+            ping_at: now,
             is_announced: false,
             timer: Box::pin(tokio::time::sleep_until(now.into())),
             timer_at: now,
@@ -215,6 +218,7 @@ impl Active {
         now: Instant,
         budget: &mut usize,
     ) -> Result<bool, SessionEnd> {
+        self.measure(now);
         let mut has_moved = self.poll_streams(now, budget);
         if let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now) {
             return Err(self.end_of_link(&error));

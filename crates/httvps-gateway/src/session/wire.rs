@@ -19,7 +19,7 @@ impl Wire {
     pub(super) fn opened(&mut self, stream: StreamKey, out: &mut LinkOutbox<'_>) {
         match self {
             Self::Json(session) => session.opened(stream, out),
-            Self::V2(session) => say(out, |frames| session.opened(stream.0, frames)),
+            Self::V2(session) => out.frames(|frames| session.opened(stream.0, frames)),
         }
     }
 
@@ -71,7 +71,7 @@ impl Wire {
         match self {
             Self::Json(_) => false,
             Self::V2(session) => {
-                say(out, |frames| session.finish(stream.0, frames));
+                out.frames(|frames| session.finish(stream.0, frames));
                 true
             }
         }
@@ -83,7 +83,7 @@ impl Wire {
             Self::Json(session) => {
                 session.end(stream, end, out);
             }
-            Self::V2(session) => say(out, |frames| match ResetCode::try_from(end) {
+            Self::V2(session) => out.frames(|frames| match ResetCode::try_from(end) {
                 Ok(code) => session.reset(stream.0, code, end.words(), frames),
                 Err(()) => session.finish(stream.0, frames),
             }),
@@ -99,7 +99,7 @@ impl Wire {
         out: &mut LinkOutbox<'_>,
     ) {
         if let Self::V2(session) = self {
-            say(out, |frames| session.consumed(stream.0, bytes, now, frames));
+            out.frames(|frames| session.consumed(stream.0, bytes, now, frames));
         }
     }
 
@@ -109,7 +109,7 @@ impl Wire {
             Self::Json(session) => {
                 session.go_away(deadline, out);
             }
-            Self::V2(session) => say(out, |frames| {
+            Self::V2(session) => out.frames(|frames| {
                 session.go_away(ResetCode::GoingAway, deadline, "draining", frames);
             }),
         }
@@ -141,17 +141,7 @@ impl Wire {
     /// Tells a client of the second format how it broke the protocol.
     pub(super) fn break_off(&mut self, violation: Violation, out: &mut LinkOutbox<'_>) {
         if let Self::V2(session) = self {
-            say(out, |frames| session.break_off(violation, frames));
+            out.frames(|frames| session.break_off(violation, frames));
         }
     }
-}
-
-/// Sends the frames of a command, if it has any, as one message.
-pub(super) fn say<R>(out: &mut LinkOutbox<'_>, command: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-    let mut frames = Vec::new();
-    let result = command(&mut frames);
-    if !frames.is_empty() {
-        out.binary(frames.len(), |message| message.extend_from_slice(&frames));
-    }
-    result
 }

@@ -56,8 +56,13 @@ pub(crate) async fn greet(
     link: Link<DuplexStream>,
     settings: Settings,
 ) -> Result<Connection, HelloError> {
-    let greeting =
-        Greeting { device_id: "device", token: "token", client_version: "test", region: None };
+    let greeting = Greeting {
+        device_id: "device",
+        token: "token",
+        client_version: "test",
+        region: None,
+        offers_v2: false,
+    };
     Connection::spawn(link, &greeting, settings, watch::Sender::default()).await
 }
 

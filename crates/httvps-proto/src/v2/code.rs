@@ -67,6 +67,26 @@ impl ResetCode {
         self as u8
     }
 
+    /// What a RESET of this code means for a stream that was open; None when no end of our own
+    /// says the same.
+    pub const fn to_end(self) -> Option<StreamEnd> {
+        Some(match self {
+            Self::Refused => StreamEnd::Refused,
+            Self::Unreachable => StreamEnd::Unreachable,
+            Self::Timeout => StreamEnd::Timeout,
+            Self::Denied => StreamEnd::Denied,
+            Self::Reset => StreamEnd::Reset,
+            Self::GoingAway => StreamEnd::SessionEnded,
+            Self::ResolveFailed => StreamEnd::ResolveFailed,
+            Self::BadTarget => StreamEnd::NoTarget,
+            Self::Stalled => StreamEnd::Stalled,
+            Self::Idle => StreamEnd::Idle,
+            Self::Overload => StreamEnd::Overload,
+            Self::Io => StreamEnd::Io,
+            Self::Cancelled | Self::Limit | Self::ProtocolError | Self::Unsupported => return None,
+        })
+    }
+
     /// Whether the target ended the stream, rather than the gateway or its policy.
     pub const fn is_of_target(self) -> bool {
         matches!(self, Self::Refused | Self::Reset)
@@ -115,6 +135,8 @@ mod tests {
         for end in StreamEnd::ALL {
             let code = ResetCode::try_from(*end);
             assert_eq!(code.is_err(), *end == StreamEnd::Eof, "{end:?}");
+            let is_told = !matches!(end, StreamEnd::Eof | StreamEnd::ClientClosed);
+            assert_eq!(code.ok().and_then(ResetCode::to_end), is_told.then_some(*end));
         }
         assert!(ResetCode::Reset.is_of_target() && !ResetCode::Denied.is_of_target());
     }

@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 /// [`Self::break_off`] and close the connection with 1002. Time is an argument.
 ///
 /// **Credit.** What a peer may send is bounded by each stream's window and by the session's. The
-/// session's window is the sum of its streams' (at least [`INITIAL_SESSION_CREDIT`]), so a stream
-/// whose next hop is stuck cannot take the credit of another, as long as the sum fits
-/// [`Limits::max_session_window`] and what the process's [`Budget`] has left. Streams beyond that
-/// share. Windows grow as the private `stream` module says; a stream that ends gives its share back.
+/// session's window is [`INITIAL_SESSION_CREDIT`], what the streams' windows have grown by, and what
+/// stuck next hops hold: so they cannot take the credit of other streams, as long as all of it fits
+/// [`Limits::max_session_window`] and what the process's [`Budget`] has left. Windows grow as the
+/// private `stream` module says; a stream that ends gives its share back. Idle streams cost nothing.
 ///
 /// Memory: about 120 bytes a stream; what the next hops have not taken is the owner's to keep, at
 /// most [`Self::held`] bytes, which never exceeds [`Self::window`].
@@ -37,6 +37,8 @@ pub struct Session {
     window: Window,
     /// Sum of the streams' windows.
     promised: u64,
+    /// What of it is above their first credit.
+    grown: u64,
     pings: VecDeque<Instant>,
     next_ping: u64,
     round_trip: Option<Duration>,
@@ -56,6 +58,7 @@ impl Session {
             send: SendCredit::new(INITIAL_SESSION_CREDIT),
             window: Window::new(INITIAL_SESSION_CREDIT),
             promised: 0,
+            grown: 0,
             pings: VecDeque::new(),
             next_ping: 0,
             round_trip: None,
@@ -127,7 +130,7 @@ impl Session {
         } else if self.streams.len() >= self.limits.max_streams || !self.opens.try_take(now) {
             ResetCode::Limit
         } else {
-            self.insert(stream, kind, now, out);
+            self.insert(stream, kind, now);
             return Ok(Event::Open { stream, kind, target });
         };
         Frame::Reset { stream, code, words: "" }.encode(out);
@@ -150,6 +153,11 @@ impl Session {
                     return Err(Violation::CreditExceeded);
                 }
                 if is_known && !data.is_empty() {
+                    if self.window.outstanding() < 2 * INITIAL_STREAM_CREDIT {
+                        // What is held now must not be missing to the other streams.
+                        self.fit();
+                        self.grant_session(out);
+                    }
                     return Ok(Event::Data { stream, data });
                 }
             }
@@ -229,7 +237,7 @@ impl Session {
         let stream = self.last_id.checked_add(1).ok_or(OpenError::NoMoreIds)?;
         self.last_id = stream;
         Frame::Open { stream, kind, target }.encode(out);
-        self.insert(stream, kind, now, out);
+        self.insert(stream, kind, now);
         Ok(stream)
     }
 
@@ -376,12 +384,10 @@ impl Session {
         Ok(self.streams.get_mut(&stream))
     }
 
-    fn insert(&mut self, stream: u32, kind: Kind, now: Instant, out: &mut Vec<u8>) {
+    fn insert(&mut self, stream: u32, kind: Kind, now: Instant) {
         self.streams.insert(stream, Stream::new(kind, now));
         if kind == Kind::Bytes {
             self.promised += u64::from(INITIAL_STREAM_CREDIT);
-            self.fit();
-            self.grant_session(out);
         }
     }
 
@@ -391,6 +397,7 @@ impl Session {
         };
         if known.kind == Kind::Bytes {
             self.promised -= u64::from(known.window.size());
+            self.grown -= u64::from(known.window.size() - INITIAL_STREAM_CREDIT);
         }
         if self.streams.is_empty() {
             // A peak of streams is no reason to hold its table for ever.
@@ -412,34 +419,41 @@ impl Session {
         let Some(known) = self.streams.get_mut(&stream) else {
             return;
         };
-        let room = u64::from(max_session).saturating_sub(self.promised);
+        // One more stream must find its first credit even when all windows are full.
+        let taken = self.promised + u64::from(INITIAL_STREAM_CREDIT);
+        let room = u64::from(max_session).saturating_sub(taken);
         let more = wanted.min(max_stream).saturating_sub(known.window.size());
-        let more = u64::from(more).min(room) as u32;
+        let more = u64::from(more).min(room);
         if more == 0 {
             return;
         }
-        let promised = self.promised + u64::from(more);
-        // More than `more` if the budget had no room when a stream was opened.
-        let missing = promised.saturating_sub(u64::from(self.window.size())) as u32;
-        if missing > 0 && !self.budget.try_take(missing as usize) {
-            return;
+        let size = known.window.size() + more as u32;
+        self.grown += more;
+        if self.fit() {
+            self.promised += more;
+            if let Some(known) = self.streams.get_mut(&stream) {
+                known.window.resize(size);
+            }
+        } else {
+            self.grown -= more;
         }
-        known.window.resize(known.window.size() + more);
-        self.promised = promised;
-        self.window.resize(self.window.size() + missing);
     }
 
-    /// Fits the session's window to its streams', as far as the process's budget has room.
-    fn fit(&mut self) {
+    /// Fits the session's window to what it needs now; false when the process's budget has no room
+    /// for that.
+    fn fit(&mut self) -> bool {
         let before = self.window.size();
-        let promised = self.promised.min(u64::from(self.limits.max_session_window)) as u32;
-        let wanted = promised.max(INITIAL_SESSION_CREDIT);
-        if wanted <= before {
+        let wanted = u64::from(INITIAL_SESSION_CREDIT) + self.grown + u64::from(self.window.held());
+        let wanted = wanted.min(u64::from(self.limits.max_session_window)) as u32;
+        let wanted = wanted.max(INITIAL_SESSION_CREDIT);
+        let may_grow = wanted <= before || self.budget.try_take((wanted - before) as usize);
+        if wanted < before {
             self.window.resize(wanted);
             self.budget.give_back((before - self.window.size()) as usize);
-        } else if self.budget.try_take((wanted - before) as usize) {
+        } else if may_grow {
             self.window.resize(wanted);
         }
+        may_grow
     }
 
     /// Notes on the session's window that bytes were taken.

@@ -51,6 +51,10 @@ impl Window {
         self.size
     }
 
+    pub(super) const fn outstanding(&self) -> u32 {
+        self.outstanding
+    }
+
     pub(super) const fn held(&self) -> u32 {
         self.held
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 #[test]
 fn the_hello_is_the_first_thing_sent_and_names_the_capabilities() {
     let mut out = Vec::new();
-    ClientSession::hello("dev", "to\"k", "app/1", Some("eu"), &mut out);
+    ClientSession::hello("dev", "to\"k", "app/1", Some("eu"), false, &mut out);
     let hello: serde_json::Value = serde_json::from_slice(&out[0]).unwrap();
     assert_eq!(out.len(), 1);
     let expected = json!({"type": "hello", "device_id": "dev", "token": "to\"k",

@@ -129,7 +129,7 @@ impl World {
         };
         let (mut up, mut down) = (Vec::new(), Vec::new());
         let (mut scratch, now) = (Vec::new(), Instant::now());
-        let mut client = ClientSession::hello("d", "t", "v", None, &mut up);
+        let mut client = ClientSession::hello("d", "t", "v", None, false, &mut up);
         let mut gateway = Session::new(Arc::new(limits.clone()));
         let hello = gateway.handle_text(now, &up[0], &mut scratch, &mut down);
         assert!(matches!(hello, Input::Hello(_)));

@@ -111,7 +111,7 @@ impl Client {
     /// A session that has sent its hello.
     pub fn new() -> Self {
         let mut out = Vec::new();
-        let session = ClientSession::hello("device", "secret", "test/1", None, &mut out);
+        let session = ClientSession::hello("device", "secret", "test/1", None, false, &mut out);
         Self { session, scratch: Vec::new(), out }
     }
 

@@ -1,13 +1,16 @@
 //! Messages of a client that speaks the second wire format.
 
 use super::super::relay::Waits;
-use super::super::wire::{Wire, say};
+use super::super::wire::Wire;
 use super::Active;
 use crate::metrics::{ClientErrorCode, Limit, SessionEnd};
 use httvps_proto::v2::{Event, Frame, Frames, Kind, ResetCode, Side, Violation};
 use httvps_proto::{ErrorCode, StreamKey};
 use httvps_transport::ws::CloseCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often the round trip is measured while the session is busy.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Active {
     /// Takes the frames of one binary message, in order.
@@ -26,7 +29,7 @@ impl Active {
             return Ok(());
         };
         let mut out = self.link.outbox();
-        let event = say(&mut out, |frames| session.handle_frame(now, frame, frames));
+        let event = out.frames(|frames| session.handle_frame(now, frame, frames));
         let event = event.map_err(|violation| self.break_off(violation))?;
         match event {
             Event::Open { stream, kind: Kind::Bytes, target } => {
@@ -54,6 +57,17 @@ impl Active {
         Ok(())
     }
 
+    /// Asks for the round trip now and then, while there is traffic: the windows grow by it.
+    pub(super) fn measure(&mut self, now: Instant) {
+        if now < self.ping_at {
+            return;
+        }
+        if let Wire::V2(session) = &mut self.wire {
+            self.ping_at = now + PING_INTERVAL;
+            self.link.outbox().frames(|frames| session.ping(now, frames));
+        }
+    }
+
     /// Gives a stream that had used up its credit a turn.
     fn credited(&mut self, stream: StreamKey) {
         if let Some(relay) = self.relays.get_mut(stream)
@@ -74,7 +88,7 @@ impl Active {
     ) -> Result<(), SessionEnd> {
         if let Wire::V2(session) = &mut self.wire {
             let mut out = self.link.outbox();
-            say(&mut out, |frames| session.reset(stream, code, words, frames));
+            out.frames(|frames| session.reset(stream, code, words, frames));
         }
         self.note_refused(code, now)
     }

@@ -1,0 +1,107 @@
+//! What a connection does with the frames of the second wire format.
+
+use crate::connection::ConnectionEnd;
+use crate::state::State;
+use crate::stream::{StreamFailure, plain};
+use crate::table::Progress;
+use crate::wire::Wire;
+use httvps_proto::v2::{Event, Frames, ResetCode, Side, Violation};
+use httvps_proto::{StreamEnd, StreamKey};
+use httvps_transport::ws::Kind;
+use std::time::{Duration, Instant};
+
+/// How often the round trip is measured while messages come in.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+impl State {
+    /// Takes the frames of one message; a gateway that breaks the protocol loses the connection.
+    pub(crate) fn handle_frames(&mut self, kind: Kind, now: Instant) {
+        if let Err(violation) = self.try_handle_frames(kind, now) {
+            if let Some(carrier) = &mut self.carrier {
+                carrier.queue_close(1002, violation.words());
+            }
+            let words = format!("the gateway broke the protocol: {violation}");
+            self.begin_closing(ConnectionEnd::Lost(words.into()), false, now);
+        }
+    }
+
+    fn try_handle_frames(&mut self, kind: Kind, now: Instant) -> Result<(), Violation> {
+        let (Some(carrier), Wire::V2(v2)) = (&mut self.carrier, &mut self.wire) else {
+            return Ok(());
+        };
+        let (message, mut out) = carrier.message();
+        if kind == Kind::Text {
+            return Err(Violation::Text);
+        }
+        let (table, wakes) = (&mut self.table, &mut self.effects.wakes);
+        for frame in Frames::new(message, Side::Gateway) {
+            let frame = frame?;
+            let event = out.frames(|frames| v2.session.handle_frame(now, frame, frames))?;
+            match event {
+                Event::Opened(stream) => table.opened(StreamKey(stream), wakes),
+                Event::Data { stream, data } if table.holds(StreamKey(stream)) => {
+                    table.push(StreamKey(stream), data, wakes);
+                }
+                // Nobody holds the stream any more, and its target has more to say.
+                Event::Data { stream, .. } => out.frames(|frames| {
+                    v2.session.reset(stream, ResetCode::Cancelled, "", frames);
+                }),
+                Event::Finish(stream) => {
+                    let key = StreamKey(stream);
+                    if v2.session.is_open(stream) {
+                        table.finish(key, wakes);
+                    } else {
+                        table.end(key, Progress::Eof, wakes);
+                    }
+                    self.effects.has_changed = true;
+                }
+                Event::Reset { stream, code, words } => {
+                    let key = StreamKey(stream);
+                    let progress = ended(code, words, table.is_opening(key));
+                    table.end(key, progress, wakes);
+                    self.effects.has_changed = true;
+                }
+                Event::Credit(0) => table.all_credited(wakes),
+                Event::Credit(stream) => table.credited(StreamKey(stream), wakes),
+                Event::GoAway(gone) => {
+                    self.is_draining = true;
+                    self.effects.has_changed = true;
+                    if gone.code != ResetCode::GoingAway {
+                        self.last_error = Some(plain(gone.words));
+                    }
+                }
+                Event::Nothing
+                | Event::Refused(_)
+                | Event::Open { .. }
+                | Event::Datagram { .. }
+                | Event::RoundTrip(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the round trip now and then: the windows grow by it.
+    pub(crate) fn measure(&mut self, now: Instant) {
+        if now < self.ping_at {
+            return;
+        }
+        if let (Some(carrier), Wire::V2(v2)) = (&mut self.carrier, &mut self.wire) {
+            self.ping_at = now + PING_INTERVAL;
+            carrier.outbox().frames(|frames| v2.session.ping(now, frames));
+        }
+    }
+}
+
+/// What a RESET means to the holder of the stream.
+fn ended(code: ResetCode, words: &str, is_opening: bool) -> Progress {
+    if is_opening && matches!(code, ResetCode::Limit | ResetCode::GoingAway) {
+        return Progress::NoPlace;
+    }
+    let end = code.to_end();
+    let words = match end {
+        Some(StreamEnd::NoTarget) | None if !words.is_empty() => words,
+        Some(end) => end.words(),
+        None => "the gateway ended the stream",
+    };
+    Progress::Failed(StreamFailure::new(end, words))
+}
