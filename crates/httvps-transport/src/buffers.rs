@@ -1,19 +1,21 @@
 //! Buffers that belong to a worker thread and are lent to connections while bytes move.
 //!
-//! Two kinds: a *scratch* area for TLS records, which never outlives one poll, and a *pool* of
-//! growable buffers for WebSocket messages, which are held across polls only while they are not
-//! empty. Bounds per thread: two scratch areas of [`SCRATCH_LEN`], and [`POOL_BUFFERS`] buffers
-//! of at most [`POOLED_CAPACITY_MAX`] each.
+//! Two kinds: *areas* for TLS records, which a connection holds across polls only while they are
+//! in use, and a *pool* of growable buffers for WebSocket messages, which are held across polls
+//! only while they are not empty. Bounds per thread for what nobody has borrowed: [`AREAS`] areas
+//! of [`AREA_LEN`], and [`POOL_BUFFERS`] buffers of at most [`POOLED_CAPACITY_MAX`] each.
 
-use std::cell::{Cell, RefCell};
-use std::ops::{Deref, DerefMut};
+use std::cell::RefCell;
 
 /// Bytes moved by one read or one write at the most.
 pub(crate) const BULK: usize = 64 * 1024;
 
-/// Length of a scratch area: one bulk transfer, the overhead of its records, and one more
-/// partial record of the largest size.
-pub(crate) const SCRATCH_LEN: usize = BULK + 20 * 1024;
+/// Length of an area: four of the largest records that a peer may send (16,413 bytes each), or
+/// [`BULK`] bytes sealed, with a key update before each of their records.
+pub(crate) const AREA_LEN: usize = BULK + 2 * 1024;
+
+/// Areas kept per thread.
+const AREAS: usize = 8;
 
 /// Capacity of a fresh pooled buffer.
 pub(crate) const POOLED_CAPACITY: usize = BULK;
@@ -25,41 +27,32 @@ const POOLED_CAPACITY_MAX: usize = 256 * 1024;
 const POOL_BUFFERS: usize = 8;
 
 thread_local! {
-    static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+    static AREA_POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The thread's scratch area for as long as this value lives; must not be held across a poll.
-///
-/// A stream inside a stream (TLS in TLS) finds the area taken and gets a fresh one.
-pub(crate) struct Scratch(Option<Box<[u8]>>);
-
-/// Borrows the scratch area of this thread. Its content is left over from earlier uses.
-pub(crate) fn scratch() -> Scratch {
-    let area = SCRATCH.try_with(Cell::take).ok().flatten();
-    Scratch(Some(area.unwrap_or_else(|| vec![0; SCRATCH_LEN].into_boxed_slice())))
+/// Takes an area: [`AREA_LEN`] bytes, left over from earlier uses. The one given back last comes
+/// first, because it is still in the processor's cache.
+pub(crate) fn take_area() -> Vec<u8> {
+    AREA_POOL
+        .try_with(|pool| pool.borrow_mut().pop())
+        .ok()
+        .flatten()
+        .unwrap_or_else(|| vec![0; AREA_LEN])
 }
 
-impl Deref for Scratch {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+/// Gives an area back. One too many is freed, and so is what is no area.
+pub(crate) fn give_back_area(area: Vec<u8>) {
+    if area.len() != AREA_LEN {
+        return;
     }
-}
-
-impl DerefMut for Scratch {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.0.as_deref_mut().unwrap_or_default()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let area = self.0.take();
-        // While the thread ends its storage is gone; the area is then simply freed.
-        let _ = SCRATCH.try_with(|slot| slot.set(area));
-    }
+    // While the thread ends its storage is gone; the area is then simply freed.
+    let _ = AREA_POOL.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < AREAS {
+            pool.push(area);
+        }
+    });
 }
 
 /// Takes an empty buffer of at least [`POOLED_CAPACITY`].
@@ -104,15 +97,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scratch_returns_to_its_thread_and_nests() {
-        let first = scratch();
+    fn an_area_returns_to_its_thread_and_few_are_kept() {
+        let first = take_area();
         let address = first.as_ptr();
-        let nested = scratch();
-        assert_ne!(nested.as_ptr(), address);
-        assert_eq!(nested.len(), SCRATCH_LEN);
-        drop(nested);
-        drop(first);
-        assert_eq!(scratch().as_ptr(), address);
+        let second = take_area();
+        assert_ne!(second.as_ptr(), address);
+        assert_eq!(second.len(), AREA_LEN);
+        give_back_area(second);
+        give_back_area(first);
+        let again = take_area();
+        assert_eq!(again.as_ptr(), address);
+        for _ in 0..AREAS * 2 {
+            give_back_area(vec![0; AREA_LEN]);
+        }
+        give_back_area(vec![0; AREA_LEN - 1]);
+        AREA_POOL.with(|pool| assert_eq!(pool.borrow().len(), AREAS));
     }
 
     #[test]

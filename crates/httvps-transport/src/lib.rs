@@ -4,8 +4,8 @@
 //! that holds no buffer while it is idle) and [`ws`] (an RFC 6455 codec without I/O, and a
 //! connection over it). Nothing here knows the httvps protocol.
 //!
-//! **Memory.** All large buffers belong to the worker thread, not to the connection: a scratch
-//! area for TLS records and a small pool of message buffers. A connection borrows them while
+//! **Memory.** All large buffers belong to the worker thread, not to the connection: a few areas
+//! for TLS records and a small pool of message buffers. A connection borrows them while
 //! bytes move and gives them back when it has nothing left to do, so an idle connection is its
 //! TLS keys, its socket and a few hundred bytes of state.
 
@@ -14,3 +14,7 @@ pub mod tls;
 pub mod ws;
 
 mod buffers;
+
+/// The name under which tests that are shared with the outside know this crate.
+#[cfg(test)]
+extern crate self as httvps_transport;

@@ -55,6 +55,8 @@ impl ClientTls {
         }
         .with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // The records after the handshake are ours, see `session.rs`.
+        config.enable_secret_extraction = true;
         Ok(Self { config: Arc::new(config) })
     }
 

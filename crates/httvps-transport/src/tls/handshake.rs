@@ -5,9 +5,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustls::PeerMisbehaved;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
-use super::engine::{Engine, Job, Step};
+use super::engine::{Engine, Step};
+use super::held::Held;
+use super::record::HEADER_LEN;
 use super::{TlsError, TlsStream};
 
 /// Bytes of an unfinished handshake that are kept at the most.
@@ -17,40 +20,66 @@ const HANDSHAKE_MAX: usize = 64 * 1024;
 const READ_HANDSHAKE: usize = 4096;
 
 /// Runs the handshake. On an error the alert is offered to the peer once, without waiting.
+///
+/// rustls is shown one record more at a time: what lies behind the last one of the handshake is
+/// ours to open.
 pub(super) async fn handshake<IO>(mut io: IO, mut engine: Engine) -> Result<TlsStream<IO>, TlsError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let mut inbound = Vec::new();
     let mut outbound = Vec::new();
+    // Bytes at the front that rustls has gone through but wants to see again: parts of a message.
+    let mut seen = 0;
     loop {
-        let (discard, step) = engine.step(&mut inbound, &mut outbound, &mut Job::Handshake);
+        let (end, is_whole) = next_record(&inbound, seen);
+        let (discard, step) = engine.step(&mut inbound[..end], &mut outbound);
         inbound.drain(..discard);
-        match step {
-            Ok(Step::Progress) => continue,
-            Ok(Step::NeedMore | Step::Full) => {}
-            Ok(_) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        seen = seen.saturating_sub(discard);
+        let needs_more = match step {
+            Ok(step @ (Step::Progress | Step::NeedMore)) => step == Step::NeedMore,
+            Ok(Step::Closed) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Err(error) => {
                 engine.collect_alert(&mut outbound);
                 send_once(&mut io, &outbound).await;
                 return Err(error.into());
             }
+        };
+        if needs_more && is_whole {
+            seen = end - discard;
         }
-        if engine.has_only_tickets() {
+        if engine.is_done() {
             break;
         }
-        let is_done = !engine.is_handshaking();
-        if !is_done && inbound.len() >= HANDSHAKE_MAX {
+        if !needs_more || is_whole {
+            continue;
+        }
+        if inbound.len() >= HANDSHAKE_MAX {
             return Err(TlsError::Oversized);
         }
-        poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, is_done)).await?;
-        if is_done {
-            break;
-        }
+        poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, false)).await?;
     }
+    if seen > 0 {
+        // Half a message behind the last one of the handshake, in the same record.
+        return Err(rustls::Error::from(PeerMisbehaved::KeyEpochWithPendingFragment).into());
+    }
+    if !engine.has_only_tickets() {
+        poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, true)).await?;
+    }
+    let session = engine.into_session()?;
     inbound.shrink_to_fit();
     outbound.shrink_to_fit();
-    Ok(TlsStream::new(io, engine, inbound, outbound))
+    Ok(TlsStream::new(io, session, Held::exact(inbound), Held::exact(outbound)))
+}
+
+/// Where the record that begins at `start` ends, and whether it has arrived in full; the end of
+/// the input if it has not.
+fn next_record(input: &[u8], start: usize) -> (usize, bool) {
+    let Some(&[.., high, low]) = input[start..].first_chunk::<HEADER_LEN>() else {
+        return (input.len(), false);
+    };
+    let end = start + HEADER_LEN + usize::from(u16::from_be_bytes([high, low]));
+    if end <= input.len() { (end, true) } else { (input.len(), false) }
 }
 
 /// Writes `outbound` and, unless the handshake `is_done`, reads more: both at once, because two

@@ -1,7 +1,8 @@
 //! TLS 1.2 and 1.3 over any byte stream, server and client.
 //!
-//! [`TlsStream`] is built on the unbuffered interface of rustls, so that record buffers belong to
-//! the worker thread instead of the connection. Cryptography is aws-lc-rs; every suite is an
+//! The handshake is that of rustls. The records after it are opened and sealed here, straight from
+//! and to the caller's buffers; record buffers belong to the worker thread instead of the
+//! connection. rustls still derives the keys. Cryptography is aws-lc-rs; every suite is an
 //! AEAD; the hybrid key exchange X25519MLKEM768 is preferred and the classic groups stay on
 //! offer. ALPN is `http/1.1`. Resumption is by tickets; the server keeps no session cache.
 
@@ -10,8 +11,14 @@ mod client;
 mod engine;
 mod error;
 mod handshake;
+mod held;
+mod post;
+mod record;
 mod server;
+mod session;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use certificate::{CertError, CertSource, ReloadOutcome};
 pub use client::{ClientTls, Roots, explain, server_name};

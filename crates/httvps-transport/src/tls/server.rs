@@ -38,6 +38,8 @@ impl ServerTls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&resolver) as _);
         config.alpn_protocols = vec![ALPN.to_vec()];
+        // The records after the handshake are ours, see `session.rs`.
+        config.enable_secret_extraction = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Ticketer::new().map_err(CertError::Crypto)?;
         config.send_tls13_tickets = TICKETS;
@@ -55,6 +57,13 @@ impl ServerTls {
     {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))?;
         handshake(io, Engine::Server(connection)).await
+    }
+
+    /// Sends no tickets, for tests: a handshake of 1.3 then ends with the client's word.
+    #[cfg(test)]
+    pub(super) fn without_tickets(mut self) -> Self {
+        Arc::make_mut(&mut self.config).send_tls13_tickets = 0;
+        self
     }
 
     /// Reads the certificate files again. Blocks on the file system for a moment.

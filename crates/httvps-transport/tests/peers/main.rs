@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
 
 mod pki;
+mod records;
 mod tls;
 mod websocket;

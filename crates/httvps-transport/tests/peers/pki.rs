@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use httvps_transport::tls::{CertSource, ClientTls, Roots, ServerTls};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -66,23 +66,41 @@ impl Pki {
         &self,
         version: &'static SupportedProtocolVersion,
     ) -> tokio_rustls::TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.authority.clone()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Arc::new(config).into()
+        Arc::new(self.client_config(version, None)).into()
     }
 
     pub(crate) fn their_server(
         &self,
         version: &'static SupportedProtocolVersion,
     ) -> tokio_rustls::TlsAcceptor {
+        Arc::new(self.server_config(version, None)).into()
+    }
+
+    /// A client of one version, and of one suite if that is given.
+    pub(crate) fn client_config(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        suite: Option<CipherSuite>,
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.clone()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(provider(suite))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config
+    }
+
+    /// A server of one version, and of one suite if that is given.
+    pub(crate) fn server_config(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        suite: Option<CipherSuite>,
+    ) -> ServerConfig {
         let key = PrivateKeyDer::try_from(self.key.serialize_der()).unwrap();
-        let mut config = ServerConfig::builder_with_provider(provider())
+        let mut config = ServerConfig::builder_with_provider(provider(suite))
             .with_protocol_versions(&[version])
             .unwrap()
             .with_no_client_auth()
@@ -90,10 +108,12 @@ impl Pki {
             .unwrap();
         // Their handshake waits until its tickets are read; over a pipe of one byte, for ever.
         config.send_tls13_tickets = 0;
-        Arc::new(config).into()
+        config
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+fn provider(suite: Option<CipherSuite>) -> Arc<rustls::crypto::CryptoProvider> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.retain(|offered| suite.is_none_or(|suite| offered.suite() == suite));
+    Arc::new(provider)
 }

@@ -1,0 +1,281 @@
+//! A peer that breaks the rules, keys at their limit, and what is held meanwhile.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use rustls::version::{TLS12, TLS13};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
+
+use super::record::{self, APPLICATION_DATA, HANDSHAKE, HEADER_LEN};
+use super::{TlsStream, server_name};
+use crate::buffers::AREA_LEN;
+
+#[allow(dead_code, reason = "shared with the tests against other implementations")]
+#[path = "../../tests/peers/pki.rs"]
+mod pki;
+
+use pki::Pki;
+
+/// Type and content of a record.
+type Raw<'a> = (u8, &'a [u8]);
+
+type Ours = TlsStream<DuplexStream>;
+
+/// A server and a client of ours.
+async fn both(pki: &Pki) -> (Ours, Ours) {
+    let (near, far) = duplex(1024 * 1024);
+    let (server, client) = (pki.our_server(), pki.our_client());
+    let name = server_name("localhost").unwrap();
+    let (server, client) = tokio::join!(server.accept(near), client.connect(name, far));
+    (server.unwrap(), client.unwrap())
+}
+
+/// A server of ours and a client of rustls.
+async fn we_serve(
+    pki: &Pki,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> (Ours, tokio_rustls::client::TlsStream<DuplexStream>) {
+    let (near, far) = duplex(1024 * 1024);
+    let (server, client) = (pki.our_server(), pki.their_client(version));
+    let name = server_name("localhost").unwrap();
+    let (server, client) = tokio::join!(server.accept(near), client.connect(name, far));
+    (server.unwrap(), client.unwrap())
+}
+
+/// Sends records as they are from `from`, which is then at an end, and expects `to` to fail and to
+/// tell the reason.
+async fn expect_refusal(mut from: Ours, mut to: Ours, records: &[Raw<'_>], reason: &str) {
+    for (typ, content) in records {
+        let bytes = from.state().session.seal_raw(*typ, content);
+        from.get_mut().write_all(&bytes).await.unwrap();
+    }
+    let mut text = [0; 100];
+    for _ in 0..2 {
+        let error = to.read(&mut text).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{reason}");
+    }
+    let told = from.read(&mut text).await.unwrap_err().to_string();
+    assert!(told.contains(reason), "{told} instead of {reason}");
+    drop(from);
+    assert_eq!(to.buffered_capacity(), 0);
+}
+
+#[tokio::test]
+async fn what_does_not_belong_behind_the_handshake_is_refused() {
+    let pki = Pki::new();
+    let empty = [(APPLICATION_DATA, &b""[..]); 33];
+    let update = [(HANDSHAKE, &[24, 0, 0, 1, 0][..]); 2];
+    let ticket = [(HANDSHAKE, &[4, 0, 0, 1, 0][..])];
+    let cases: [(&[Raw<'_>], &str); 9] = [
+        (&empty, "UnexpectedMessage"),
+        (&ticket, "UnexpectedMessage"),
+        (&update, "BadRecordMac"),
+        (&[(HANDSHAKE, &[1, 0, 0, 1, 0])], "UnexpectedMessage"),
+        (&[(HANDSHAKE, &[24, 0]), (APPLICATION_DATA, b"x")], "UnexpectedMessage"),
+        (&[(HANDSHAKE, &[24, 0, 0, 1, 0, 24])], "UnexpectedMessage"),
+        (&[(HANDSHAKE, &[24, 0, 0, 1, 7])], "IllegalParameter"),
+        (&[(0, &[0; 20])], "UnexpectedMessage"),
+        (&[(record::CHANGE_CIPHER_SPEC, &[1])], "UnexpectedMessage"),
+    ];
+    for (records, reason) in cases {
+        let (server, client) = both(&pki).await;
+        expect_refusal(client, server, records, reason).await;
+    }
+}
+
+#[tokio::test]
+async fn empty_records_up_to_the_bound_are_no_end_of_stream() {
+    let pki = Pki::new();
+    let (mut server, mut client) = both(&pki).await;
+    for _ in 0..2 {
+        for _ in 0..32 {
+            let bytes = client.state().session.seal_raw(APPLICATION_DATA, b"");
+            client.get_mut().write_all(&bytes).await.unwrap();
+        }
+        client.write_all(b"content").await.unwrap();
+        client.flush().await.unwrap();
+        let mut text = [0; 100];
+        assert_eq!(server.read(&mut text).await.unwrap(), 7);
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_long_is_refused_at_its_header() {
+    let pki = Pki::new();
+    for version in [&TLS12, &TLS13] {
+        let (mut ours, mut theirs) = we_serve(&pki, version).await;
+        theirs.get_mut().0.write_all(&[23, 3, 3, 0x41, 0x01]).await.unwrap();
+        let mut text = [0; 10];
+        let error = ours.read(&mut text).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        let told = theirs.read(&mut text).await.unwrap_err().to_string();
+        assert!(told.contains("RecordOverflow"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_1_3_is_replaced_before_its_limit() {
+    let pki = Pki::new();
+    let data = vec![7; 300_000];
+    let mut received = vec![0; data.len()];
+    for limit in 2..6 {
+        let (mut ours, mut theirs) = we_serve(&pki, &TLS13).await;
+        ours.state().session.limit_records(limit);
+        for _ in 0..2 {
+            ours.write_all(&data).await.unwrap();
+            ours.flush().await.unwrap();
+            theirs.read_exact(&mut received).await.unwrap();
+            assert!(received == data);
+        }
+        let (mut server, mut client) = both(&pki).await;
+        client.state().session.limit_records(limit);
+        client.write_all(&data).await.unwrap();
+        client.shutdown().await.unwrap();
+        received.clear();
+        server.read_to_end(&mut received).await.unwrap();
+        assert!(received == data);
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_1_2_at_its_limit_ends_the_stream() {
+    let pki = Pki::new();
+    let (mut ours, mut theirs) = we_serve(&pki, &TLS12).await;
+    let data = vec![7; 200_000];
+    // One record of the handshake, three of data, and one for the alert.
+    ours.state().session.limit_records(5);
+    let mut received = vec![0; 3 * record::FRAGMENT_MAX];
+    assert_eq!(ours.write(&data).await.unwrap(), received.len());
+    ours.flush().await.unwrap();
+    theirs.read_exact(&mut received).await.unwrap();
+    assert!(received == data[..received.len()]);
+    for _ in 0..2 {
+        let error = ours.write(&data).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    }
+    ours.shutdown().await.unwrap();
+    let told = theirs.read(&mut [0; 10]).await.unwrap_err().to_string();
+    assert!(told.contains("InternalError"), "{told}");
+}
+
+#[tokio::test]
+async fn many_requests_for_a_new_key_get_one_answer_until_it_is_read() {
+    let pki = Pki::new();
+    let (near, far) = duplex(2_000);
+    let (server, client) = (pki.our_server(), pki.our_client());
+    let name = server_name("localhost").unwrap();
+    let (server, client) = tokio::join!(server.accept(near), client.connect(name, far));
+    let (mut server, mut client) = (server.unwrap(), client.unwrap());
+    // The pipe to the client is full from here on.
+    let flood = vec![1; 10_000];
+    let mut written = 0;
+    poll_fn(|cx| {
+        if let Poll::Ready(n) = Pin::new(&mut server).poll_write(cx, &flood) {
+            written += n.unwrap();
+        }
+        Poll::Ready(())
+    })
+    .await;
+    let waiting = server.state().outbound.len();
+    let mut text = [0; 10];
+    for _ in 0..100 {
+        let update = client.state().session.seal_raw(HANDSHAKE, &[24, 0, 0, 1, 1]);
+        client.get_mut().write_all(&update).await.unwrap();
+        client.state().session.skip_sending_key();
+        client.write_all(b"x").await.unwrap();
+        client.flush().await.unwrap();
+        assert_eq!(server.read(&mut text).await.unwrap(), 1);
+    }
+    let answer = server.state().outbound.len() - waiting;
+    assert_eq!(answer, HEADER_LEN + 5 + 1 + 16, "one key update");
+    let mut received = vec![0; written];
+    let (flushed, read) = tokio::join!(server.flush(), client.read_exact(&mut received));
+    flushed.unwrap();
+    read.unwrap();
+    assert!(received == flood[..written]);
+    server.write_all(b"under the new key").await.unwrap();
+    server.shutdown().await.unwrap();
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "under the new key");
+    assert_eq!((server.buffered_capacity(), client.buffered_capacity()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_server_with_nothing_left_to_say_loses_nothing() {
+    let pki = Pki::new();
+    let (near, far) = duplex(100_000);
+    let server = pki.our_server().without_tickets();
+    let client = pki.our_client();
+    // The client goes on in the same poll, so that the server finds all of this in one read.
+    let theirs = async {
+        let name = server_name("localhost").unwrap();
+        let mut client = client.connect(name, far).await.unwrap();
+        client.write_all(b"early").await.unwrap();
+        let update = client.state().session.seal_raw(HANDSHAKE, &[24, 0, 0, 1, 1]);
+        client.get_mut().write_all(&update).await.unwrap();
+        client.state().session.skip_sending_key();
+        client.write_all(b" and later").await.unwrap();
+        client
+    };
+    let (server, mut client) = tokio::join!(server.accept(near), theirs);
+    let mut server = server.unwrap();
+    let mut text = [0; 15];
+    server.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"early and later");
+    server.write_all(&text).await.unwrap();
+    server.flush().await.unwrap();
+    client.read_exact(&mut text).await.unwrap();
+    assert_eq!(&text, b"early and later");
+}
+
+#[tokio::test]
+async fn part_of_a_record_stays_in_its_area_until_a_read_waits() {
+    let pki = Pki::new();
+    let (mut server, mut client) = both(&pki).await;
+    let whole = client.state().session.seal_raw(APPLICATION_DATA, &[1; 100]);
+    let later = client.state().session.seal_raw(APPLICATION_DATA, &[2; 10_000]);
+    let (early, late) = later.split_at(6_000);
+    server.flush().await.unwrap();
+    client.get_mut().write_all(&whole).await.unwrap();
+    client.get_mut().write_all(early).await.unwrap();
+    let mut text = vec![0; 50_000];
+    assert_eq!(server.read(&mut text).await.unwrap(), 100);
+    assert_eq!(server.buffered_capacity(), AREA_LEN);
+    let is_pending = poll_fn(|cx| {
+        let mut buf = ReadBuf::new(&mut text);
+        Poll::Ready(Pin::new(&mut server).poll_read(cx, &mut buf).is_pending())
+    });
+    assert!(is_pending.await);
+    assert_eq!(server.buffered_capacity(), early.len());
+    client.get_mut().write_all(late).await.unwrap();
+    assert_eq!(server.read(&mut text).await.unwrap(), 10_000);
+    assert_eq!(text[..10_000], [2; 10_000]);
+    assert_eq!(server.buffered_capacity(), 0);
+}
+
+#[tokio::test]
+async fn what_the_kernel_did_not_take_stays_in_its_area() {
+    let pki = Pki::new();
+    let (near, far) = duplex(30_000);
+    let (server, client) = (pki.our_server(), pki.our_client());
+    let name = server_name("localhost").unwrap();
+    let (server, client) = tokio::join!(server.accept(near), client.connect(name, far));
+    let (mut server, mut client) = (server.unwrap(), client.unwrap());
+    let data = vec![7; 60_000];
+    assert_eq!(server.write(&data).await.unwrap(), data.len());
+    assert_eq!(server.buffered_capacity(), AREA_LEN);
+    let mut received = vec![0; data.len()];
+    let (flushed, read) = tokio::join!(server.flush(), client.read_exact(&mut received));
+    flushed.unwrap();
+    read.unwrap();
+    assert!(received == data);
+    // Little of the next record does not fit, and little is kept.
+    assert_eq!(server.write(&data[..16_000]).await.unwrap(), 16_000);
+    assert_eq!(server.write(&data[..15_000]).await.unwrap(), 15_000);
+    let held = server.buffered_capacity();
+    assert!((1_000..2_000).contains(&held), "{held}");
+}
