@@ -186,6 +186,17 @@ impl LinkOutbox<'_> {
         self.0.queue_message(Kind::Binary, len, fill);
     }
 
+    /// Queues one binary message of at most `max` bytes, which `fill` appends; nothing if it appends
+    /// nothing.
+    pub fn measured<R>(&mut self, max: usize, fill: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        self.0.queue_measured(Kind::Binary, max, fill)
+    }
+
+    /// Bytes queued and not yet taken by the kernel.
+    pub fn queued(&self) -> usize {
+        self.0.queued()
+    }
+
     /// Runs a command that appends frames of the second wire format, and queues what it appended
     /// as one binary message; nothing if that is nothing.
     pub fn frames<R>(&mut self, command: impl FnOnce(&mut Vec<u8>) -> R) -> R {

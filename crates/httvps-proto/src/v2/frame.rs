@@ -275,6 +275,12 @@ fn push(out: &mut Vec<u8>, kind: u8, stream: u32, parts: &[&[u8]]) {
     }
 }
 
+/// Changes the length in a header.
+pub(super) fn set_length(header: &mut [u8], len: usize) {
+    debug_assert!(len <= MAX_DATA, "the session cuts data into frames");
+    header[1..4].copy_from_slice(&(len as u32).to_be_bytes()[1..]);
+}
+
 fn cut(text: &str, max: usize) -> &[u8] {
     &text.as_bytes()[..text.floor_char_boundary(max)]
 }

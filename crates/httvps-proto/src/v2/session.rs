@@ -274,6 +274,36 @@ impl Session {
         count
     }
 
+    /// As [`Self::write`] for a caller that reads its payload straight into the message: `read`
+    /// appends at most as many bytes as it is told. Returns how many that were; a frame is sent
+    /// only when there are some.
+    pub fn write_with<R>(
+        &mut self,
+        stream: u32,
+        max: usize,
+        out: &mut Vec<u8>,
+        read: impl FnOnce(&mut Vec<u8>, usize) -> R,
+    ) -> (usize, R) {
+        let max = max.min(MAX_DATA).min(self.sendable(stream));
+        let at = out.len();
+        Frame::Data { stream, data: &[] }.encode(out);
+        let start = out.len();
+        let result = read(out, max);
+        // More than the credit cannot go out, whoever appended it.
+        out.truncate(start + max);
+        let count = out.len().saturating_sub(start);
+        if count == 0 {
+            out.truncate(at);
+            return (0, result);
+        }
+        super::frame::set_length(&mut out[at..start], count);
+        if let Some(known) = self.streams.get_mut(&stream) {
+            known.send.spend(count);
+            self.send.spend(count);
+        }
+        (count, result)
+    }
+
     /// Sends a datagram; false when the stream is over, of the other kind, or the datagram longer
     /// than [`MAX_DATAGRAM`].
     pub fn write_datagram(&mut self, stream: u32, data: &[u8], out: &mut Vec<u8>) -> bool {

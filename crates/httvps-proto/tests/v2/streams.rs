@@ -1,7 +1,7 @@
 //! The life of a stream.
 
-use crate::pair::Pair;
-use httvps_proto::v2::{Event, Frame, Kind, Limits, MAX_PINGS, ResetCode};
+use crate::pair::{Pair, byte_at};
+use httvps_proto::v2::{Event, Frame, Kind, Limits, MAX_PINGS, ResetCode, Side};
 use std::time::Duration;
 
 #[test]
@@ -14,6 +14,28 @@ fn data_may_follow_open_at_once() {
     pair.gateway.say(|session, out| session.opened(stream, out));
     pair.settle();
     assert_eq!(pair.client.stories[&stream].opened, 1);
+}
+
+#[test]
+fn payload_can_be_read_straight_into_a_frame() {
+    let mut pair = Pair::new(Limits::default());
+    let stream = pair.open(Kind::Bytes);
+    let mut offered = 0;
+    for wanted in [0, 10, 65_526, 5, 0] {
+        let (written, room) = pair.client.say(|session, out| {
+            session.write_with(stream, 65_530, out, |message, room| {
+                message
+                    .extend((0..wanted as u64).map(|i| byte_at(Side::Client, stream, offered + i)));
+                room
+            })
+        });
+        assert_eq!(room, (65_536 - offered as usize).min(65_530));
+        assert_eq!(written, wanted.min(room));
+        offered += written as u64;
+    }
+    assert_eq!(pair.client.wire.len(), 3, "the open, and one message for each that had bytes");
+    pair.settle();
+    assert_eq!(pair.gateway.stories[&stream].received, 65_536);
 }
 
 #[test]

@@ -254,6 +254,23 @@ impl Outgoing<'_> {
     ) -> R {
         self.0.push(Opcode::Data(kind), len, fill)
     }
+
+    /// Queues one unfragmented message of at most `max` bytes, for a caller that learns only while
+    /// it reads how much there is: `fill` appends the payload to the given buffer, whose capacity
+    /// has room for `max`. Nothing is queued if it appends nothing.
+    pub fn queue_measured<R>(
+        &mut self,
+        kind: Kind,
+        max: usize,
+        fill: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> R {
+        self.0.push_measured(kind, max, fill)
+    }
+
+    /// As [`WebSocket::queued`].
+    pub fn queued(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {

@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 
-use super::Role;
 use super::codec::{CONTROL_MAX, HEADER_MAX, Header, Opcode, apply_mask};
+use super::{Kind, Role};
 use crate::buffers;
 
 /// A sending half without I/O.
@@ -78,6 +78,43 @@ impl Outbound {
             self.is_closed = true;
             self.pong = None;
         }
+        let (mut header, header_at, payload_at) = self.begin_frame(opcode, len);
+        let result = fill(&mut self.buffer);
+        let filled = self.buffer.len().saturating_sub(payload_at);
+        debug_assert_eq!(filled, len, "a message has the announced length");
+        self.seal_frame(&mut header, header_at, payload_at);
+        result
+    }
+
+    /// Appends one whole data frame of at most `max` bytes, whose length is known only once `fill`
+    /// has appended its payload; none if that is nothing.
+    pub(super) fn push_measured<R>(
+        &mut self,
+        kind: Kind,
+        max: usize,
+        fill: impl FnOnce(&mut Vec<u8>) -> R,
+    ) -> R {
+        if self.is_closed {
+            return fill(&mut Vec::new());
+        }
+        let (mut header, header_at, payload_at) = self.begin_frame(Opcode::Data(kind), max);
+        let result = fill(&mut self.buffer);
+        if self.buffer.len() <= payload_at {
+            self.buffer.truncate(header_at);
+            if self.buffer.len() == self.start {
+                self.start = 0;
+                buffers::give_back(std::mem::take(&mut self.buffer));
+            }
+        } else {
+            self.seal_frame(&mut header, header_at, payload_at);
+        }
+        result
+    }
+
+    /// Puts a header for a payload of `len` bytes in front of it; returns it, its place, and that
+    /// of the payload.
+    fn begin_frame(&mut self, opcode: Opcode, len: usize) -> (Header, usize, usize) {
+        self.encode_pong();
         if self.buffer.capacity() == 0 {
             self.buffer = buffers::take();
         }
@@ -85,34 +122,37 @@ impl Outbound {
             Role::Server => None,
             Role::Client => Some(random_mask()),
         };
-        let mut header = Header { is_final: true, opcode, mask, len: len as u64 };
+        let header = Header { is_final: true, opcode, mask, len: len as u64 };
         let mut bytes = [0; HEADER_MAX];
         let header_len = header.encode(&mut bytes);
         self.make_room(header_len + len);
         let header_at = self.buffer.len();
         self.buffer.extend_from_slice(&bytes[..header_len]);
-        let payload_at = self.buffer.len();
-        let result = fill(&mut self.buffer);
-        let filled = self.buffer.len().saturating_sub(payload_at);
-        debug_assert_eq!(filled, len, "a message has the announced length");
-        if filled == len {
-            if let Some(mask) = mask {
-                apply_mask(mask, 0, &mut self.buffer[payload_at..]);
-            }
-        } else {
-            // The announced length was wrong: announce the true one. The stream stays in order.
-            let mut payload = self.buffer.split_off(payload_at.min(self.buffer.len()));
-            self.buffer.truncate(header_at);
-            header.len = payload.len() as u64;
+        (header, header_at, self.buffer.len())
+    }
+
+    /// Makes the header say how long the payload behind it has become, and masks that.
+    fn seal_frame(&mut self, header: &mut Header, header_at: usize, payload_at: usize) {
+        let len = self.buffer.len() - payload_at;
+        if header.len != len as u64 {
+            header.len = len as u64;
+            let mut bytes = [0; HEADER_MAX];
             let header_len = header.encode(&mut bytes);
-            if let Some(mask) = mask {
-                apply_mask(mask, 0, &mut payload);
+            // Only a payload that is short for its announced length has another header's length:
+            // the few bytes of it move, or in case of a bug many.
+            if header_len == payload_at - header_at {
+                self.buffer[header_at..payload_at].copy_from_slice(&bytes[..header_len]);
+            } else {
+                let payload = self.buffer.split_off(payload_at);
+                self.buffer.truncate(header_at);
+                self.buffer.extend_from_slice(&bytes[..header_len]);
+                self.buffer.extend_from_slice(&payload);
             }
-            self.buffer.extend_from_slice(&bytes[..header_len]);
-            self.buffer.extend_from_slice(&payload);
-            self.start = self.start.min(self.buffer.len());
         }
-        result
+        if let Some(mask) = header.mask {
+            let start = self.buffer.len() - len;
+            apply_mask(mask, 0, &mut self.buffer[start..]);
+        }
     }
 
     /// Reserves room behind what waits. Bytes that have left are dropped rather than copied into a
@@ -197,4 +237,51 @@ fn random_mask() -> [u8; 4] {
 
 fn draw(bytes: &mut [u8]) {
     getrandom::fill(bytes).expect("the system's random generator works; TLS would not be up else");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::codec::parse_header;
+    use super::*;
+
+    /// The payloads of all queued frames, as the peer would read them.
+    fn payloads(outbound: &mut Outbound, peer: Role) -> Vec<Vec<u8>> {
+        let mut bytes = outbound.chunk().to_vec();
+        let mut found = Vec::new();
+        while let Some((header, len)) = parse_header(peer, &bytes).unwrap() {
+            let mut rest = bytes.split_off(len);
+            bytes = rest.split_off(header.len as usize);
+            if let Some(mask) = header.mask {
+                apply_mask(mask, 0, &mut rest);
+            }
+            found.push(rest);
+        }
+        assert!(bytes.is_empty());
+        found
+    }
+
+    #[test]
+    fn a_message_may_turn_out_shorter_than_announced_or_empty() {
+        for (role, peer) in [(Role::Server, Role::Client), (Role::Client, Role::Server)] {
+            let mut outbound = Outbound::new(role);
+            let lengths = [65_535, 65_534, 126, 125, 1, 0, 70_000];
+            for len in lengths {
+                let max = len.max(65_535);
+                outbound.push_measured(Kind::Binary, max, |buffer| {
+                    assert!(buffer.capacity() - buffer.len() >= max, "no reallocation");
+                    buffer.resize(buffer.len() + len, len as u8);
+                });
+            }
+            let expected: Vec<Vec<u8>> =
+                lengths.iter().filter(|len| **len > 0).map(|len| vec![*len as u8; *len]).collect();
+            assert!(payloads(&mut outbound, peer) == expected);
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_not_queued_leaves_no_buffer_behind() {
+        let mut outbound = Outbound::new(Role::Server);
+        outbound.push_measured(Kind::Binary, 1000, |_| ());
+        assert_eq!((outbound.len(), outbound.capacity()), (0, 0));
+    }
 }
