@@ -21,7 +21,7 @@ const MAX_LABEL_LEN: usize = 63;
 pub struct Target {
     /// The host: a name that must still be resolved, or an address.
     pub host: Host,
-    /// The TCP port, 1–65535.
+    /// The port, 1–65535.
     pub port: u16,
 }
 

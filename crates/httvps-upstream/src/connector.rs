@@ -9,7 +9,7 @@ use httvps_proto::Target;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::ConnectError;
+use crate::{ConnectError, DatagramDial, NoDatagrams};
 
 /// A future on the heap, as trait objects must return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -31,6 +31,13 @@ pub trait Connector: Send + Sync + 'static {
     /// Nothing is done before the future is polled. Dropping it cancels the attempt and frees its sockets at once.
     /// It ends within the request's deadline.
     fn connect(&self, request: OpenRequest) -> BoxFuture<'static, Result<Upstream, ConnectError>>;
+
+    /// Starts to open an upstream for datagrams, by the same rules as [`Self::connect`].
+    ///
+    /// A connector offers them only if it says so here.
+    fn connect_datagrams(&self, _request: OpenRequest) -> Result<DatagramDial, NoDatagrams> {
+        Err(NoDatagrams)
+    }
 
     /// Whether the target means anything to this connector. One that ignores it takes any text.
     fn uses_target(&self) -> bool {

@@ -1,4 +1,4 @@
-//! Straight out to the target by TCP, as far as the destination policy lets it.
+//! Straight out to the target by TCP or UDP, as far as the destination policy lets it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,9 +9,11 @@ use httvps_proto::{Host, Target};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::datagrams::ConnectedUdp;
 use crate::race::{dial_order, race};
 use crate::{
-    BoxFuture, ConnectError, Connector, EgressPolicy, OpenRequest, Resolve, ResolveError, Upstream,
+    BoxFuture, ConnectError, Connector, DatagramDial, DatagramUpstream, EgressPolicy, NoDatagrams,
+    OpenRequest, Resolve, ResolveError, Upstream,
 };
 
 /// How long opening an upstream may take when nobody says otherwise.
@@ -22,11 +24,14 @@ const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
 
-/// The connector that opens a TCP connection from this host to the target.
+/// The connector that opens a TCP connection, or for datagrams a UDP socket, from this host to the target.
 ///
 /// A name is resolved once. If the policy refuses any one of its addresses the target is refused as a whole, since a
 /// name that points both outside and inside is not to be trusted about either. Only the addresses that were checked are
 /// dialled, at most six of them, and never the name again, so an answer that changes in between changes nothing.
+///
+/// A UDP socket goes to the first of these addresses to which this host has a way. Whether somebody listens there shows
+/// only when datagrams are sent, so no other address is tried then.
 pub struct Direct {
     shared: Arc<Shared>,
 }
@@ -54,6 +59,16 @@ impl Connector for Direct {
         })
     }
 
+    fn connect_datagrams(&self, request: OpenRequest) -> Result<DatagramDial, NoDatagrams> {
+        let shared = Arc::clone(&self.shared);
+        Ok(Box::pin(async move {
+            let target = request.target.ok_or(ConnectError::NoTarget)?;
+            let opened = tokio::time::timeout(request.deadline, shared.open_datagrams(&target));
+            let socket = opened.await.unwrap_or(Err(ConnectError::TimedOut))?;
+            Ok(DatagramUpstream::Socket(Box::new(socket)))
+        }))
+    }
+
     fn name(&self) -> &'static str {
         "direct"
     }
@@ -70,6 +85,22 @@ impl Shared {
             dial(address).await.map_err(|error| ConnectError::from(&error))
         })
         .await
+    }
+
+    async fn open_datagrams(&self, target: &Target) -> Result<ConnectedUdp, ConnectError> {
+        let addresses = self.permitted(&target.host).await?;
+        let mut telling = ConnectError::Unreachable;
+        for address in dial_order(&addresses) {
+            // It fails here only for want of a route or of descriptors: nothing is sent yet.
+            match ConnectedUdp::open(SocketAddr::new(address, target.port)) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => {
+                    let error = ConnectError::from(&error);
+                    telling = if error.weight() > telling.weight() { error } else { telling };
+                }
+            }
+        }
+        Err(telling)
     }
 
     /// The addresses of a host, each of them judged and at least one. They are in their canonical form, so that what

@@ -1,6 +1,9 @@
 //! The upstream without a network.
 
-use crate::{BoxFuture, ConnectError, Connector, OpenRequest, Upstream};
+use crate::{
+    BoxFuture, ConnectError, Connector, DatagramDial, DatagramUpstream, NoDatagrams, OpenRequest,
+    Upstream,
+};
 
 /// A connector that opens nothing: each stream is echoed or swallowed. The target is ignored; it never fails.
 #[derive(Clone, Copy, Debug)]
@@ -9,12 +12,12 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Every byte comes back.
+    /// Every byte and every datagram comes back.
     pub const fn echo() -> Self {
         Self { blackhole: false }
     }
 
-    /// Every byte is dropped.
+    /// Every byte and every datagram is dropped.
     pub const fn blackhole() -> Self {
         Self { blackhole: true }
     }
@@ -24,6 +27,12 @@ impl Connector for Fake {
     fn connect(&self, _request: OpenRequest) -> BoxFuture<'static, Result<Upstream, ConnectError>> {
         let upstream = if self.blackhole { Upstream::Blackhole } else { Upstream::Echo };
         Box::pin(std::future::ready(Ok(upstream)))
+    }
+
+    fn connect_datagrams(&self, _request: OpenRequest) -> Result<DatagramDial, NoDatagrams> {
+        let upstream =
+            if self.blackhole { DatagramUpstream::Blackhole } else { DatagramUpstream::Echo };
+        Ok(Box::pin(std::future::ready(Ok(upstream))))
     }
 
     fn uses_target(&self) -> bool {
@@ -46,8 +55,12 @@ mod tests {
             let request = OpenRequest { target, deadline: Duration::ZERO };
             let echo = Fake::echo().connect(request.clone()).await;
             assert!(matches!(echo, Ok(Upstream::Echo)));
-            let blackhole = Fake::blackhole().connect(request).await;
+            let blackhole = Fake::blackhole().connect(request.clone()).await;
             assert!(matches!(blackhole, Ok(Upstream::Blackhole)));
+            let echo = Fake::echo().connect_datagrams(request.clone()).unwrap().await;
+            assert!(matches!(echo, Ok(DatagramUpstream::Echo)));
+            let blackhole = Fake::blackhole().connect_datagrams(request).unwrap().await;
+            assert!(matches!(blackhole, Ok(DatagramUpstream::Blackhole)));
         }
         assert_eq!((Fake::echo().name(), Fake::blackhole().name()), ("echo", "blackhole"));
     }

@@ -1,12 +1,13 @@
 //! Where a stream goes: connectors, destination policy and name resolution.
 //!
-//! A [`Connector`] turns the target that a client named into an [`Upstream`]. [`Fake`] answers by itself; [`Direct`]
-//! opens TCP connections, and only to addresses that an [`EgressPolicy`] lets through. What goes wrong is a
-//! [`ConnectError`], whose reason is a word from a closed set.
+//! A [`Connector`] turns the target that a client named into an [`Upstream`], or into a [`DatagramUpstream`]. [`Fake`]
+//! answers by itself; [`Direct`] opens TCP connections and UDP sockets, and only to addresses that an [`EgressPolicy`]
+//! lets through. What goes wrong is a [`ConnectError`], whose reason is a word from a closed set.
 //!
-//! Reading order: [`Connector`] → [`Direct`] → [`EgressPolicy`], [`Resolve`] → [`ConnectError`].
+//! Reading order: [`Connector`] → [`DatagramSocket`] → [`Direct`] → [`EgressPolicy`], [`Resolve`] → [`ConnectError`].
 
 mod connector;
+mod datagrams;
 mod direct;
 mod error;
 mod fake;
@@ -15,6 +16,9 @@ mod race;
 mod resolve;
 
 pub use connector::{BoxFuture, ByteStream, Connector, OpenRequest, Upstream};
+pub use datagrams::{
+    DatagramDial, DatagramSocket, DatagramUpstream, NoDatagrams, end_of_datagram_error,
+};
 pub use direct::{DEFAULT_DIAL_DEADLINE, Direct};
 pub use error::{ConnectError, ResolveError, end_of_io_error};
 pub use fake::Fake;

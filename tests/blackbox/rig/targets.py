@@ -1,4 +1,4 @@
-"""TCP targets for the direct upstream, on loopback."""
+"""TCP and UDP targets for the direct upstream, on loopback."""
 
 import select
 import socket
@@ -45,6 +45,50 @@ class Target:
             self.serve(connection)
         except OSError:
             pass
+
+
+class UdpTarget:
+    """A UDP socket on a free port; with `serve(socket, datagram, source)` a thread reads it, else only the test does."""
+
+    def __init__(self, serve=None, host="127.0.0.1"):
+        self.host = host
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind((host, 0))
+        self.socket.settimeout(10)
+        self.port = self.socket.getsockname()[1]
+        self.serve, self.is_open = serve, True
+        if serve:
+            self.thread = threading.Thread(target=self._run, daemon=True)
+            self.thread.start()
+
+    @property
+    def address(self):
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.is_open = False
+        if self.serve:
+            # A datagram to itself ends the wait of the thread; closing the socket under it would not.
+            self.socket.sendto(b"", self.socket.getsockname())
+            self.thread.join(10)
+        self.socket.close()
+
+    def _run(self):
+        while True:
+            try:
+                datagram, source = self.socket.recvfrom(65_536)
+            except TimeoutError:
+                continue
+            if not self.is_open:
+                return
+            self.serve(self.socket, datagram, source)
+
+
+def udp_echo(target, datagram, source):
+    target.sendto(datagram, source)
 
 
 def echo(connection):
@@ -95,9 +139,9 @@ class Sink:
         connection.close()
 
 
-def refusing_port():
+def refusing_port(kind=socket.SOCK_STREAM):
     """A loopback port that nobody listens on."""
-    with socket.socket() as probe:
+    with socket.socket(type=kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 

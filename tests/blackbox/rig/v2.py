@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "interop"))
 
-from httvps_v2 import (Credit, Data, Finish, GoAway, MAX_DATA, Open, Opened, Ping, Pong, Reset,  # noqa: E402
+from httvps_v2 import (Credit, Data, Datagram, Finish, GoAway, MAX_DATA, Open, Opened, Ping, Pong, Reset,  # noqa: E402
                        decode, encode)
 
 from .client import LOOP, Device, fresh_device  # noqa: E402
@@ -25,6 +25,7 @@ class Stream:
 
     def __init__(self):
         self.received = bytearray()
+        self.datagrams = []
         self.opened = self.finished = False
         self.reset = None
 
@@ -45,13 +46,23 @@ class V2Device(Device):
     def say(self, *frames, timeout=30):
         self.send_message(b"".join(encode(frame) for frame in frames), timeout)
 
-    def open(self, target="", data=b"", kind="bytes"):
+    def open(self, target="", data=b""):
         self.last += 1
-        frames = [Open(self.last, kind, target)]
+        frames = [Open(self.last, "bytes", target)]
         if data:
             frames.append(self.spend(self.last, data))
         self.say(*frames)
         return self.last
+
+    def open_datagrams(self, target="", *datagrams):
+        """Opens a stream of datagrams, the first ones in the same message."""
+        self.last += 1
+        self.say(Open(self.last, "datagrams", target), *(Datagram(self.last, one) for one in datagrams))
+        return self.last
+
+    def send_datagrams(self, stream, *datagrams):
+        """Sends them in one message."""
+        self.say(*(Datagram(stream, one) for one in datagrams))
 
     def spend(self, stream, data):
         for account in (stream, 0):
@@ -88,6 +99,9 @@ class V2Device(Device):
                     self.grant(0, len(data))
             case Ping(data):
                 self.say(Pong(data))
+            case Datagram(stream, data):
+                assert self.streams[stream].reset is None
+                self.streams[stream].datagrams.append(data)
             case Credit(stream, increment):
                 self.credit[stream] += increment
             case Opened(stream):
@@ -150,4 +164,4 @@ def enter(gateway, **fields):
         raise
 
 
-__all__ = ["Credit", "Data", "Finish", "GoAway", "Open", "Reset", "V2Device", "enter"]
+__all__ = ["Credit", "Data", "Datagram", "Finish", "GoAway", "Open", "Reset", "V2Device", "enter"]

@@ -78,7 +78,7 @@ settings! {
 
     "Upstream" {
         /// Where streams go: `fake` and `echo` send every byte back, `blackhole` drops them,
-        /// `direct` opens TCP connections to the targets that clients name.
+        /// `direct` opens TCP connections and UDP sockets to the targets that clients name.
         upstream_mode: UpstreamMode as Choice, env GATEWAY_UPSTREAM_MODE, default "fake";
 
         /// Networks that `direct` may reach although they are not public. A bare address is a
@@ -89,8 +89,13 @@ settings! {
         dial_timeout: Duration as Time, env GATEWAY_DIAL_TIMEOUT, default "10s",
             range "10ms" to "5m";
 
-        /// A stream on which no byte moved for so long is ended.
+        /// A stream of bytes on which no byte moved for so long is ended.
         stream_idle_timeout: Duration as Time, env GATEWAY_STREAM_IDLE_TIMEOUT, default "1h",
+            range "100ms" to "168h";
+
+        /// A stream of datagrams on which none moved for so long is ended; to port 53 (DNS) it is 17 s at
+        /// the most.
+        datagram_idle_timeout: Duration as Time, env GATEWAY_DATAGRAM_IDLE_TIMEOUT, default "5m",
             range "100ms" to "168h";
 
         /// A stream whose target takes no byte for so long while bytes wait for it is ended.

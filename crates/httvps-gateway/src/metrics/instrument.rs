@@ -36,6 +36,11 @@ impl<L: Label> Counts<L> {
         self.counters[value.index()].inc();
     }
 
+    /// Counts several.
+    pub fn inc_by(&self, value: L, count: u64) {
+        self.counters[value.index()].inc_by(count);
+    }
+
     /// What was counted so far.
     pub fn get(&self, value: L) -> u64 {
         self.counters[value.index()].get()

@@ -162,6 +162,8 @@ labels! {
         Dial = "dial_timeout",
         /// Time in which no byte moves on a stream.
         StreamIdle = "stream_idle_timeout",
+        /// Time in which no datagram moves on a stream.
+        DatagramIdle = "datagram_idle_timeout",
         /// Time in which a target takes no byte.
         StreamStall = "stream_stall_timeout",
         /// Time of a backend request.
@@ -178,6 +180,14 @@ labels! {
         Descriptors = "descriptor_reserve",
         /// Time of a drain.
         Drain = "drain_timeout",
+    }
+
+    /// The way of a datagram.
+    Direction, "direction" {
+        /// From a client to a target.
+        In = "in",
+        /// From a target to a client.
+        Out = "out",
     }
 
     /// What came of a reload of the certificate.
@@ -281,6 +291,7 @@ mod tests {
         check(HandshakePhase::ALL.iter().map(|v| (*v, v.as_str())));
         check(SessionEnd::ALL.iter().map(|v| (*v, v.as_str())));
         check(Limit::ALL.iter().map(|v| (*v, v.as_str())));
+        check(Direction::ALL.iter().map(|v| (*v, v.as_str())));
         check(ReloadResult::ALL.iter().map(|v| (*v, v.as_str())));
         check(StreamEnd::ALL.iter().map(|v| (*v, v.as_str())));
         check(ErrorCode::ALL.iter().map(|v| (ClientErrorCode::from(*v), v.as_str())));

@@ -22,7 +22,7 @@ use httvps_proto::StreamEnd;
 
 pub use instrument::Counts;
 pub use labels::{
-    BackendErrorCode, ClientErrorCode, HandshakePhase, HandshakeResult, Label, Limit,
+    BackendErrorCode, ClientErrorCode, Direction, HandshakePhase, HandshakeResult, Label, Limit,
     RefusalReason, ReloadResult, SessionEnd,
 };
 pub use reference::reference_markdown;
@@ -152,6 +152,13 @@ impl Metrics {
     /// Counts that a limit bit.
     pub fn limit_hit(&self, limit: Limit) {
         self.limits_hit.inc(limit);
+    }
+
+    /// Counts datagrams that were dropped, if any.
+    pub fn datagrams_dropped(&self, direction: Direction, count: u64) {
+        if count > 0 {
+            self.datagrams_dropped.inc_by(direction, count);
+        }
     }
 
     /// Counts an `error` frame that a client caused.
@@ -303,6 +310,7 @@ mod tests {
         metrics.stream_ended(StreamEnd::Stalled);
         metrics.session_ended(SessionEnd::Drain);
         metrics.limit_hit(Limit::Dial);
+        metrics.datagrams_dropped(Direction::Out, 3);
         metrics.client_error(ClientErrorCode::from(httvps_proto::ErrorCode::BadFrame));
         metrics.certificate_reloaded(ReloadResult::Failed);
         metrics.panicked();
@@ -325,6 +333,8 @@ mod tests {
             ("stream_ends_total{reason=\"stalled\"}", 1.0),
             ("session_ends_total{reason=\"drain\"}", 1.0),
             ("limits_hit_total{limit=\"dial_timeout\"}", 1.0),
+            ("datagrams_dropped_total{direction=\"in\"}", 0.0),
+            ("datagrams_dropped_total{direction=\"out\"}", 3.0),
             ("limits_hit_total{limit=\"backend_timeout\"}", 1.0),
             ("client_errors_total{code=\"bad_frame\"}", 1.0),
             ("certificate_reloads_total{result=\"failed\"}", 1.0),

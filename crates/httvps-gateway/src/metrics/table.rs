@@ -2,8 +2,8 @@
 
 use super::instrument::{Build, Counts, Instrument};
 use super::labels::{
-    BackendErrorCode, ClientErrorCode, HandshakePhase, HandshakeResult, Limit, RefusalReason,
-    ReloadResult, SessionEnd,
+    BackendErrorCode, ClientErrorCode, Direction, HandshakePhase, HandshakeResult, Limit,
+    RefusalReason, ReloadResult, SessionEnd,
 };
 use httvps_proto::StreamEnd;
 use prometheus_client::metrics::counter::Counter;
@@ -88,6 +88,9 @@ families! {
     streams: Counter = "httvps_gateway_streams_total";
     /// Streams that ended, by reason.
     stream_ends: Counts<StreamEnd> = "httvps_gateway_stream_ends_total";
+    /// Datagrams that streams dropped for want of room, the oldest first, or because the system did not
+    /// take them, by direction.
+    datagrams_dropped: Counts<Direction> = "httvps_gateway_datagrams_dropped_total";
     /// Sessions that ended, by reason.
     session_ends: Counts<SessionEnd> = "httvps_gateway_session_ends_total";
     /// How often a limit bit, by the key of its setting.

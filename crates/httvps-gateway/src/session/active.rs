@@ -1,6 +1,7 @@
 //! An authenticated session at work.
 
 mod binary;
+mod datagrams;
 mod delivering;
 mod relays;
 mod streams;
@@ -47,7 +48,8 @@ thread_local! {
 ///
 /// Bounds, per session: queued towards the client `max_session_queue_bytes` plus one payload and
 /// 64 KiB of answers; waiting for upstreams `max_stream_queue_bytes` a stream and
-/// `max_session_queue_bytes` in all, plus one message.
+/// `max_session_queue_bytes` in all, plus one message; datagrams in both directions
+/// `max_session_queue_bytes` in all, plus two datagrams for each of their streams.
 pub(super) struct Active {
     gateway: Arc<Gateway>,
     link: ClientLink,
@@ -63,6 +65,10 @@ pub(super) struct Active {
     turns: VecDeque<StreamKey>,
     /// Streams that wait for room towards the client.
     without_room: VecDeque<StreamKey>,
+    /// The same for streams of datagrams, which need no credit.
+    datagrams_without_room: VecDeque<StreamKey>,
+    /// Datagrams that may still go to targets before the next round of turns.
+    hurry: usize,
     /// Closed streams whose last bytes are still being delivered.
     delivering: Arc<Delivering>,
     traffic: Traffic,
@@ -115,6 +121,8 @@ impl Active {
             ready: Arc::default(),
             turns: VecDeque::new(),
             without_room: VecDeque::new(),
+            datagrams_without_room: VecDeque::new(),
+            hurry: 0,
             delivering: Arc::default(),
             traffic: Traffic::default(),
             log_budget: Bucket::new(LOG_RATE, LOG_BURST, now),
@@ -219,6 +227,7 @@ impl Active {
         budget: &mut usize,
     ) -> Result<bool, SessionEnd> {
         self.measure(now);
+        self.hurry = datagrams::HURRY;
         let mut has_moved = self.poll_streams(now, budget);
         if let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now) {
             return Err(self.end_of_link(&error));

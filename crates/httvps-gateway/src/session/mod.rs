@@ -7,6 +7,7 @@
 
 mod active;
 mod closing;
+mod datagrams;
 mod hello;
 mod pending;
 mod ready;

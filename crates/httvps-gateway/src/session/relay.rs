@@ -445,7 +445,8 @@ impl From<Upstream> for Outlet {
     }
 }
 
-fn end_of_dial(error: ConnectError) -> StreamEnd {
+/// The end of a stream whose upstream did not open.
+pub(super) fn end_of_dial(error: ConnectError) -> StreamEnd {
     StreamEnd::from_token(error.reason()).unwrap_or(StreamEnd::Io)
 }
 

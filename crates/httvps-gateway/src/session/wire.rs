@@ -1,7 +1,7 @@
 //! The protocol of a session: the founding JSON frames, or the second wire format.
 
 use httvps_mux::LinkOutbox;
-use httvps_proto::v2::{self, HEADER, MAX_DATA, ResetCode, Violation};
+use httvps_proto::v2::{self, HEADER, MAX_DATA, MAX_DATAGRAM, ResetCode, Violation};
 use httvps_proto::{Session, StreamEnd, StreamKey};
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
@@ -62,6 +62,25 @@ impl Wire {
                 });
                 true
             }
+        }
+    }
+
+    /// Sends a datagram; false when there is no such stream.
+    pub(super) fn write_datagram(
+        &mut self,
+        stream: StreamKey,
+        datagram: &[u8],
+        out: &mut LinkOutbox<'_>,
+    ) -> bool {
+        match self {
+            Self::V2(session) if session.is_open(stream.0) => {
+                debug_assert!(datagram.len() <= MAX_DATAGRAM, "the stream drops what is longer");
+                out.binary(HEADER + datagram.len(), |frames| {
+                    session.write_datagram(stream.0, datagram, frames);
+                });
+                true
+            }
+            _ => false,
         }
     }
 

@@ -32,15 +32,16 @@ impl Active {
         let event = out.frames(|frames| session.handle_frame(now, frame, frames));
         let event = event.map_err(|violation| self.break_off(violation))?;
         match event {
-            Event::Open { stream, kind: Kind::Bytes, target } => {
-                let target = (!target.is_empty()).then_some(target);
-                self.open_stream(StreamKey(stream), target, now)?;
-            }
-            Event::Open { stream, kind: Kind::Datagrams, .. } => {
-                self.turn_away(stream, ResetCode::Unsupported, "datagrams are not offered", now)?;
+            Event::Open { stream, kind, target } => {
+                let (stream, target) = (StreamKey(stream), Some(target).filter(|t| !t.is_empty()));
+                match kind {
+                    Kind::Bytes => self.open_stream(stream, target, now)?,
+                    Kind::Datagrams => self.open_datagrams(stream, target, now)?,
+                }
             }
             Event::Refused(code) => self.note_refused(code, now)?,
             Event::Data { stream, data } => self.handle_data(StreamKey(stream), data, now),
+            Event::Datagram { stream, data } => self.handle_datagram(StreamKey(stream), data, now),
             Event::Finish(stream) => {
                 if let Some(relay) = self.relays.get_mut(StreamKey(stream)) {
                     relay.handle_finish();
@@ -48,11 +49,7 @@ impl Active {
             }
             Event::Reset { stream, .. } => self.close_stream(StreamKey(stream), false),
             Event::Credit(stream) => self.credited(StreamKey(stream)),
-            Event::Nothing
-            | Event::RoundTrip(_)
-            | Event::Opened(_)
-            | Event::Datagram { .. }
-            | Event::GoAway(_) => {}
+            Event::Nothing | Event::RoundTrip(_) | Event::Opened(_) | Event::GoAway(_) => {}
         }
         Ok(())
     }
@@ -115,15 +112,5 @@ impl Active {
         self.wire.break_off(violation, &mut self.link.outbox());
         self.link.queue_close(CloseCode::PROTOCOL.get(), violation.words());
         SessionEnd::ProtocolError
-    }
-
-    /// Ends a stream whose target makes no sense, in the second format.
-    pub(super) fn refuse_target(
-        &mut self,
-        stream: StreamKey,
-        words: &str,
-        now: Instant,
-    ) -> Result<(), SessionEnd> {
-        self.turn_away(stream.0, ResetCode::BadTarget, words, now)
     }
 }

@@ -4,11 +4,13 @@ use super::super::ClientLink;
 use super::super::relay::{Relay, Sink, Turn, Waits};
 use super::super::wire::Wire;
 use super::delivering::Delivery;
+use super::relays::Entry;
 use super::{Active, POLL_BUDGET};
 use crate::metrics::Limit;
 use crate::metrics::SessionEnd;
 use httvps_mux::LinkOutbox;
-use httvps_proto::{ErrorCode, Input, StreamEnd, StreamKey, Target};
+use httvps_proto::v2::ResetCode;
+use httvps_proto::{ErrorCode, Input, StreamEnd, StreamKey, Target, TargetError};
 use httvps_upstream::OpenRequest;
 use std::borrow::Cow;
 use std::time::Instant;
@@ -16,9 +18,12 @@ use std::time::Instant;
 impl Active {
     /// Gives the streams that waited for room a turn, once there is some again.
     pub(super) fn readmit(&mut self) -> bool {
-        let has_room = self.link.queued() <= self.gateway.config.max_session_queue_bytes / 2;
-        if !has_room || !self.wire.has_session_credit() || self.without_room.is_empty() {
+        if self.link.queued() > self.gateway.config.max_session_queue_bytes / 2 {
             return false;
+        }
+        let has_moved = self.readmit_datagrams();
+        if !self.wire.has_session_credit() || self.without_room.is_empty() {
+            return has_moved;
         }
         while let Some(stream) = self.without_room.pop_front() {
             if let Some(relay) = self.relays.get_mut(stream) {
@@ -56,16 +61,27 @@ impl Active {
         for _ in 0..self.turns.len().min(POLL_BUDGET / 2).min(*budget) {
             let Some(stream) = self.turns.pop_front() else { break };
             *budget -= 1;
-            let turn = self.with_relay(stream, 0, now, |relay, sink| relay.poll(now, sink));
-            match turn {
-                None | Some(Turn::Waiting) => {}
-                Some(Turn::More) => self.turns.push_back(stream),
-                Some(Turn::NoRoom) => self.wait_for_room(stream),
-                Some(Turn::Ended(end)) => self.end_stream(stream, end),
-            }
+            self.take_turn(stream, now);
             has_moved = true;
         }
         has_moved
+    }
+
+    /// Gives a stream a turn.
+    pub(super) fn take_turn(&mut self, stream: StreamKey, now: Instant) {
+        let is_datagrams = self.relays.is_datagrams(stream);
+        let turn = if is_datagrams {
+            self.with_datagrams(stream, |datagrams, way| datagrams.poll(now, way))
+        } else {
+            self.with_relay(stream, 0, now, |relay, sink| relay.poll(now, sink))
+        };
+        match turn {
+            None | Some(Turn::Waiting) => {}
+            Some(Turn::More) => self.turns.push_back(stream),
+            Some(Turn::NoRoom) if is_datagrams => self.list_datagrams(stream),
+            Some(Turn::NoRoom) => self.wait_for_room(stream),
+            Some(Turn::Ended(end)) => self.end_stream(stream, end),
+        }
     }
 
     /// Lends a stream's relay out together with the way to the client, and keeps the count of
@@ -116,24 +132,9 @@ impl Active {
         target: Option<&str>,
         now: Instant,
     ) -> Result<(), SessionEnd> {
-        let target = match target.filter(|_| self.gateway.connector.uses_target()) {
-            None => None,
-            Some(text) => match Target::parse(text) {
-                Ok(target) => Some(target),
-                Err(error) => {
-                    let words = error.to_string();
-                    let Wire::Json(session) = &mut self.wire else {
-                        return self.refuse_target(stream, &words, now);
-                    };
-                    let mut out = self.link.outbox();
-                    let refused = session.refuse_target(now, stream, &words, &mut out);
-                    if let Input::Fatal(cause) = refused {
-                        return Err(self.end_of_flood(cause));
-                    }
-                    self.note_refusal(ErrorCode::BadStream, None);
-                    return Ok(());
-                }
-            },
+        let target = match self.parse_target(target) {
+            Ok(target) => target,
+            Err(error) => return self.refuse_target(stream, error, now),
         };
         let deadline = self.gateway.config.dial_timeout;
         let dial = self.gateway.connector.connect(OpenRequest { target, deadline });
@@ -143,13 +144,33 @@ impl Active {
         let idle = self.gateway.config.stream_idle_timeout;
         self.sweep_by((!idle.is_zero()).then(|| now + idle));
         // The test upstreams stand at once; a dial has to be polled once to begin.
-        let turn = self.with_relay(stream, 0, now, |relay, sink| relay.poll(now, sink));
-        match turn {
-            Some(Turn::Ended(end)) => self.end_stream(stream, end),
-            Some(Turn::More) => self.turns.push_back(stream),
-            Some(Turn::NoRoom) => self.wait_for_room(stream),
-            Some(Turn::Waiting) | None => {}
+        self.take_turn(stream, now);
+        Ok(())
+    }
+
+    /// The target that a client named, for a connector that wants to know it.
+    pub(super) fn parse_target(&self, text: Option<&str>) -> Result<Option<Target>, TargetError> {
+        let text = text.filter(|_| self.gateway.connector.uses_target());
+        text.map(Target::parse).transpose()
+    }
+
+    /// Refuses a stream whose target makes no sense.
+    pub(super) fn refuse_target(
+        &mut self,
+        stream: StreamKey,
+        error: TargetError,
+        now: Instant,
+    ) -> Result<(), SessionEnd> {
+        let words = error.to_string();
+        let Wire::Json(session) = &mut self.wire else {
+            return self.turn_away(stream.0, ResetCode::BadTarget, &words, now);
+        };
+        let mut out = self.link.outbox();
+        let refused = session.refuse_target(now, stream, &words, &mut out);
+        if let Input::Fatal(cause) = refused {
+            return Err(self.end_of_flood(cause));
         }
+        self.note_refusal(ErrorCode::BadStream, None);
         Ok(())
     }
 
@@ -163,6 +184,9 @@ impl Active {
         self.gateway.metrics.stream_ended(end);
         match end {
             StreamEnd::Stalled => self.gateway.metrics.limit_hit(Limit::StreamStall),
+            StreamEnd::Idle if self.relays.is_datagrams(stream) => {
+                self.gateway.metrics.limit_hit(Limit::DatagramIdle);
+            }
             StreamEnd::Idle => self.gateway.metrics.limit_hit(Limit::StreamIdle),
             StreamEnd::Timeout => self.gateway.metrics.limit_hit(Limit::Dial),
             _ => {}
@@ -182,7 +206,7 @@ impl Active {
 
     /// Frees a stream that the client closed.
     pub(super) fn close_stream(&mut self, stream: StreamKey, deliver: bool) {
-        if self.relays.get(stream).is_none() {
+        if !self.relays.contains(stream) {
             return;
         }
         self.gateway.metrics.stream_ended(StreamEnd::ClientClosed);
@@ -193,8 +217,10 @@ impl Active {
     /// delivered by a task of their own, which counts against the session until it is done.
     pub(super) fn free(&mut self, stream: StreamKey, deliver: bool) {
         let max_stream = self.max_stream_queue();
-        let Some(mut relay) = self.relays.remove(stream, max_stream) else {
-            return;
+        let mut relay = match self.relays.remove(stream, max_stream) {
+            Some(Entry::Bytes(relay)) => relay,
+            Some(Entry::Datagrams(datagrams)) => return self.unlist(stream, &datagrams),
+            None => return,
         };
         let config = &self.gateway.config;
         if relay.waits == Waits::Room {
@@ -259,8 +285,7 @@ impl Active {
         self.sweep_at = None;
         let streams: Vec<_> = self.relays.keys().collect();
         for stream in streams {
-            let deadline = self.relays.get(stream).and_then(|relay| relay.deadline(stall, idle));
-            match deadline {
+            match self.relays.deadline(stream, stall, idle) {
                 Some((at, end)) if at <= now => self.end_stream(stream, end),
                 Some((at, _)) => self.sweep_by(Some(at)),
                 None => {}
