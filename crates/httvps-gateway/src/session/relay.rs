@@ -2,26 +2,20 @@
 
 use super::pending::Pending;
 use super::ready::{Ready, StreamWaker};
+use bytes::BufMut as _;
 use httvps_proto::{StreamEnd, StreamKey};
 use httvps_upstream::{BoxFuture, ByteStream, ConnectError, Upstream, end_of_io_error};
-use std::cell::RefCell;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 
-/// Payload bytes of one `stream_data` towards the client: small enough that another stream's frame
-/// gets in between, large enough that the frame's own cost does not show.
-const READ_CHUNK: usize = 16 * 1024;
+/// Bytes that a closed stream's target is read by.
+const DROP_CHUNK: usize = 16 * 1024;
 
 /// How long a closed stream's socket stays for the kernel to send what it has taken.
 const LINGER: Duration = Duration::from_secs(2);
-
-thread_local! {
-    /// Where upstreams are read into; used within one poll only, so one per worker is enough.
-    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_CHUNK].into_boxed_slice());
-}
 
 /// A dial under way.
 pub(super) type Dial = BoxFuture<'static, Result<Upstream, ConnectError>>;
@@ -95,6 +89,9 @@ pub(super) trait Sink {
     fn room(&self) -> usize;
     /// Sends one payload, within the room.
     fn send(&mut self, payload: &[u8]);
+    /// Sends one payload that `read` appends to the given buffer, at most as many bytes as it is
+    /// told; nothing when it appends nothing. Call it only when there is room.
+    fn fill<R>(&mut self, read: impl FnOnce(&mut Vec<u8>, usize) -> R) -> R;
     /// The target finished. False when the protocol has no half-close: the stream is over then.
     fn finish(&mut self) -> bool;
     /// The upstream stands.
@@ -289,24 +286,24 @@ impl Relay {
 
     fn poll_read(&mut self, now: Instant, sink: &mut impl Sink) -> Turn {
         let Outlet::Stream(stream) = &mut self.upstream else { return Turn::Waiting };
-        let room = sink.room().min(READ_CHUNK);
-        if room == 0 {
+        if sink.room() == 0 {
             return Turn::NoRoom;
         }
-        let is_over = READ.with_borrow_mut(|buffer| {
-            let mut buffer = ReadBuf::new(&mut buffer[..room]);
-            let mut cx = Context::from_waker(&self.waker);
-            match Pin::new(&mut *stream).poll_read(&mut cx, &mut buffer) {
-                Poll::Pending => Err(Turn::Waiting),
-                Poll::Ready(Err(error)) => Err(Turn::Ended(end_of_io(&error))),
-                Poll::Ready(Ok(())) if buffer.filled().is_empty() => Ok(()),
-                Poll::Ready(Ok(())) => {
-                    self.last_active = now;
-                    sink.send(buffer.filled());
-                    Err(Turn::More)
-                }
-            }
+        let mut cx = Context::from_waker(&self.waker);
+        let read = sink.fill(|buffer, room| {
+            let mut limited = buffer.limit(room);
+            // The future holds no state, so that a fresh one per poll loses nothing.
+            pin!(stream.read_buf(&mut limited)).poll(&mut cx)
         });
+        let is_over = match read {
+            Poll::Pending => Err(Turn::Waiting),
+            Poll::Ready(Err(error)) => Err(Turn::Ended(end_of_io(&error))),
+            Poll::Ready(Ok(0)) => Ok(()),
+            Poll::Ready(Ok(_)) => {
+                self.last_active = now;
+                Err(Turn::More)
+            }
+        };
         match (is_over, self.write_failure) {
             (Err(turn), _) => turn,
             (Ok(()), Some(failure)) => Turn::Ended(failure),
@@ -431,7 +428,7 @@ async fn send_all(
 
 /// Reads to the end and keeps nothing.
 async fn drop_all(read: &mut ReadHalf<Box<dyn ByteStream>>) {
-    let mut dropped = vec![0; READ_CHUNK];
+    let mut dropped = vec![0; DROP_CHUNK];
     while matches!(read.read(&mut dropped).await, Ok(count) if count > 0) {}
 }
 
@@ -462,7 +459,7 @@ fn write_end(result: std::io::Result<usize>) -> StreamEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::DuplexStream;
+    use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
 
     /// The gateway's end of an in-memory connection of small capacity.
     struct Wire(DuplexStream);
@@ -520,6 +517,14 @@ mod tests {
     impl Sink for Client {
         fn room(&self) -> usize {
             if self.room > 0 { self.most } else { 0 }
+        }
+        fn fill<R>(&mut self, read: impl FnOnce(&mut Vec<u8>, usize) -> R) -> R {
+            let mut payload = Vec::with_capacity(1024);
+            let result = read(&mut payload, self.most.min(1024));
+            if !payload.is_empty() {
+                self.send(&payload);
+            }
+            result
         }
         fn finish(&mut self) -> bool {
             self.finished += usize::from(self.has_half_close);

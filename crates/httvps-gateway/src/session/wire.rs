@@ -4,7 +4,20 @@ use httvps_mux::LinkOutbox;
 use httvps_proto::v2::{self, HEADER, MAX_DATA, MAX_DATAGRAM, ResetCode, Violation};
 use httvps_proto::{Session, StreamEnd, StreamKey};
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
+
+/// Payload bytes of one `stream_data` towards the client: small enough that another stream's frame
+/// gets in between, large enough that the frame's own cost does not show.
+const JSON_CHUNK: usize = 16 * 1024;
+/// The same for a DATA frame: the largest that the shorter of two WebSocket headers can carry.
+const CHUNK: usize = 65_535 - HEADER;
+
+thread_local! {
+    /// Where targets are read into before base64; used within one poll only, so one per worker is
+    /// enough.
+    static READ: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A session's state in the format that both sides named.
 ///
@@ -81,6 +94,28 @@ impl Wire {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Sends payload that `read` appends to the message, at most as many bytes as it is told and the
+    /// credit allows; returns how many that were.
+    pub(super) fn fill<R>(
+        &mut self,
+        stream: StreamKey,
+        out: &mut LinkOutbox<'_>,
+        read: impl FnOnce(&mut Vec<u8>, usize) -> R,
+    ) -> (usize, R) {
+        match self {
+            Self::Json(session) => READ.with_borrow_mut(|payload| {
+                payload.clear();
+                payload.reserve(JSON_CHUNK);
+                let result = read(payload, JSON_CHUNK);
+                let is_sent = !payload.is_empty() && session.write(stream, payload, out);
+                (if is_sent { payload.len() } else { 0 }, result)
+            }),
+            Self::V2(session) => out.measured(HEADER + CHUNK, |message| {
+                session.write_with(stream.0, CHUNK, message, read)
+            }),
         }
     }
 

@@ -15,6 +15,10 @@ use httvps_upstream::OpenRequest;
 use std::borrow::Cow;
 use std::time::Instant;
 
+/// Bytes queued for the client from which on they are sent before further streams have a turn: a
+/// few large writes for the kernel, and a buffer that the pool takes back.
+const FLUSH_AT: usize = 128 * 1024;
+
 impl Active {
     /// Gives the streams that waited for room a turn, once there is some again.
     pub(super) fn readmit(&mut self) -> bool {
@@ -59,6 +63,9 @@ impl Active {
         let mut has_moved = false;
         // No more than half of a poll's budget at once, so that the client is heard in between.
         for _ in 0..self.turns.len().min(POLL_BUDGET / 2).min(*budget) {
+            if self.link.queued() >= FLUSH_AT {
+                break;
+            }
             let Some(stream) = self.turns.pop_front() else { break };
             *budget -= 1;
             self.take_turn(stream, now);
@@ -315,6 +322,13 @@ impl Sink for ClientSink<'_> {
             self.sent += payload.len() as u64;
         }
         self.has_room = self.link.queued() < self.limit;
+    }
+
+    fn fill<R>(&mut self, read: impl FnOnce(&mut Vec<u8>, usize) -> R) -> R {
+        let (sent, result) = self.wire.fill(self.stream, &mut self.link.outbox(), read);
+        self.sent += sent as u64;
+        self.has_room = self.link.queued() < self.limit;
+        result
     }
 
     fn finish(&mut self) -> bool {
