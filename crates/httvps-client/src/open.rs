@@ -1,7 +1,7 @@
 //! What the listeners need of a client.
 
 use crate::OpenError;
-use httvps_mux::Local;
+use httvps_mux::{Datagrams, Local, StreamFailure};
 use httvps_proto::Target;
 use std::future::Future;
 use std::io;
@@ -43,6 +43,25 @@ impl OpenStream for httvps_mux::Stream {
     }
 }
 
+/// Datagrams to and from a target, as the listeners need them.
+pub trait OpenDatagrams: Send + 'static {
+    /// Sends one datagram, or drops it.
+    fn send(&self, datagram: &[u8]);
+
+    /// Waits for the next one. Cancel safe.
+    fn recv(&mut self) -> impl Future<Output = Result<Box<[u8]>, StreamFailure>> + Send;
+}
+
+impl OpenDatagrams for Datagrams {
+    fn send(&self, datagram: &[u8]) {
+        Self::send(self, datagram);
+    }
+
+    fn recv(&mut self) -> impl Future<Output = Result<Box<[u8]>, StreamFailure>> + Send {
+        Self::recv(self)
+    }
+}
+
 /// Opens streams to targets. The listeners know nothing else of a client.
 pub trait Open: Send + Sync + 'static {
     /// A byte flow to a target. A failure of it is an error of a read; dropping it closes it.
@@ -51,4 +70,13 @@ pub trait Open: Send + Sync + 'static {
     /// Opens a stream, with a deadline of its own. Cancel safe.
     fn open(&self, target: &Target)
     -> impl Future<Output = Result<Self::Stream, OpenError>> + Send;
+
+    /// A flow of datagrams to a target. Dropping it closes it.
+    type Datagrams: OpenDatagrams;
+
+    /// Takes a place for datagrams, with a deadline of its own. Cancel safe.
+    fn open_datagrams(
+        &self,
+        target: &Target,
+    ) -> impl Future<Output = Result<Self::Datagrams, OpenError>> + Send;
 }

@@ -5,6 +5,7 @@
 //! that goes out, and writes to it straight from the message that came in.
 
 use crate::StreamWaker;
+use crate::link::LinkError;
 use crate::state::State;
 use crate::stream::Stream;
 use crate::wire::Wire;
@@ -12,6 +13,7 @@ use bytes::BufMut as _;
 use httvps_proto::StreamKey;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -32,6 +34,11 @@ pub trait Local: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     /// Makes the coming drop reset the connection instead of ending it in order, so that the
     /// program does not take a broken transfer for a whole one.
     fn reset_on_drop(&self);
+
+    /// The connection's two addresses, ours first; None where it has none.
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        None
+    }
 }
 
 impl Local for TcpStream {
@@ -39,11 +46,19 @@ impl Local for TcpStream {
         // Without it the program sees an orderly end, which is the second best.
         let _ = self.set_zero_linger();
     }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        Some((self.local_addr().ok()?, self.peer_addr().ok()?))
+    }
 }
 
 impl Local for Box<dyn Local> {
     fn reset_on_drop(&self) {
         (**self).reset_on_drop();
+    }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        (**self).addresses()
     }
 }
 
@@ -133,11 +148,18 @@ impl State {
 
     /// Gives local connections that have something to do a turn. True when some of them have to
     /// wait for the next round.
-    pub(crate) fn take_turns(&mut self, now: Instant) -> bool {
+    pub(crate) fn take_turns(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) -> Result<bool, LinkError> {
         self.ready.take(&mut self.turns);
+        let mut is_blocked = false;
         for _ in 0..self.turns.len().min(TURNS) {
-            if !self.may_take_turns() {
-                break;
+            let Some(link) = &mut self.carrier else { break };
+            if link.queued() >= FLUSH_AT && !is_blocked {
+                // Blocked or not: programs may have something to take.
+                is_blocked = link.poll_flush(cx, now)?.is_pending();
             }
             let Some(key) = self.turns.pop_front() else { break };
             match self.take_turn(key, now) {
@@ -147,12 +169,7 @@ impl State {
                 Turn::Broken(error) => self.give_up_carrying(key, Some(error)),
             }
         }
-        !self.turns.is_empty()
-    }
-
-    /// Whether the queue has room for what a local connection may have.
-    pub(crate) fn may_take_turns(&self) -> bool {
-        self.carrier.as_ref().is_some_and(|carrier| carrier.queued() < FLUSH_AT)
+        Ok(!self.turns.is_empty())
     }
 
     fn give_up_carrying(&mut self, key: StreamKey, broken: Option<io::Error>) {

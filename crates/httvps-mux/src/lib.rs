@@ -9,6 +9,8 @@ mod carrier;
 mod carry;
 mod chunks;
 mod connection;
+mod datagram_queue;
+mod datagrams;
 mod driver;
 mod link;
 mod ready;
@@ -22,6 +24,8 @@ pub use carry::{Carry, Local};
 pub use connection::{
     Connection, ConnectionEnd, Greeting, HelloError, OpenError, Opening, Settings,
 };
+pub use datagram_queue::{DatagramQueue, MAX_QUEUED_DATAGRAMS};
+pub use datagrams::Datagrams;
 pub use link::{Link, LinkError, LinkOutbox, LinkTiming};
 pub use ready::{Ready, StreamWaker};
 pub use stream::{Stream, StreamFailure};

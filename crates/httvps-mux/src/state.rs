@@ -7,7 +7,7 @@ use crate::ready::Ready;
 use crate::stream::{StreamFailure, plain};
 use crate::table::{Progress, Table};
 use crate::wire::{NotOpened, Wire};
-use httvps_proto::v2::ResetCode;
+use httvps_proto::v2::{Kind as StreamKind, ResetCode};
 use httvps_proto::{ClientInput, ClientSession, Limits, StreamEnd, StreamKey};
 use httvps_transport::ws::{Event, Kind};
 use std::collections::VecDeque;
@@ -136,7 +136,12 @@ impl State {
     }
 
     /// Reserves a place and sends the `stream_open`.
-    pub(crate) fn open(&mut self, target: &str, now: Instant) -> Result<usize, OpenError> {
+    pub(crate) fn open(
+        &mut self,
+        kind: StreamKind,
+        target: &str,
+        now: Instant,
+    ) -> Result<usize, OpenError> {
         if let Some(end) = self.end() {
             return Err(OpenError::Closed(end));
         }
@@ -152,15 +157,21 @@ impl State {
             self.has_refused_open = true;
             return Err(OpenError::NoPlace);
         }
-        let opened = self.wire.open(target, now, &mut carrier.outbox());
+        let opened = self.wire.open(kind, target, now, &mut carrier.outbox());
         let key = opened.map_err(|error| match error {
             NotOpened::NoPlace => OpenError::NoPlace,
             NotOpened::Draining => OpenError::Draining,
+            NotOpened::NoDatagrams => OpenError::NoDatagrams,
         })?;
         let has_ack = self.wire.has_open_ack();
         let progress = if has_ack { Progress::Opening } else { Progress::Open };
         self.effects.has_work = true;
-        Ok(self.table.insert(key, progress))
+        let id = self.table.insert(key, progress);
+        if kind == StreamKind::Datagrams {
+            // Whoever drops it leaves nothing behind that a target would wait for.
+            self.table.slot(id).is_broken_off = true;
+        }
+        Ok(id)
     }
 
     /// Ready when the gateway has said whether the stream stands.
@@ -342,7 +353,7 @@ impl State {
             since => since,
         };
         self.measure(now);
-        let has_turns = self.take_turns(now);
+        let has_turns = self.take_turns(cx, now)?;
         let Some(carrier) = self.carrier.as_mut().filter(|_| matches!(self.phase, Phase::Open))
         else {
             return Ok(false);
@@ -358,9 +369,8 @@ impl State {
         if carrier.queued() <= self.settings.max_queued / 2 {
             self.table.wake_writers(&mut self.effects.wakes);
             self.effects.has_changed |= std::mem::take(&mut self.has_refused_open);
+            self.send_leaving();
         }
-        // With the queue full the gateway's taking it is what wakes the driver.
-        let has_turns = has_turns && self.may_take_turns();
         Ok(budget == 0 || has_turns)
     }
 

@@ -2,6 +2,7 @@
 
 use crate::carry::Carried;
 use crate::chunks::Chunks;
+use crate::datagrams::Mailbox;
 use crate::stream::StreamFailure;
 use httvps_proto::{StreamEnd, StreamKey};
 use slab::Slab;
@@ -23,6 +24,8 @@ pub(crate) struct Table {
     /// Slots that hold as much as one may.
     full: usize,
     pub(crate) are_writers_waiting: bool,
+    /// Whether datagrams wait for room in the connection's queue.
+    pub(crate) has_leaving: bool,
 }
 
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub(crate) struct Slot {
     /// Its owner broke off: the target must not take what it got for everything.
     pub(crate) is_broken_off: bool,
     pub(crate) chunks: Chunks,
+    /// Of a flow of datagrams: what waits in it.
+    pub(crate) mailbox: Option<Box<Mailbox>>,
     /// The local connection that the driver moves bytes to and from.
     pub(crate) carried: Option<Box<Carried>>,
     reader: Option<Waker>,
@@ -65,6 +70,7 @@ impl Table {
             buffered: 0,
             full: 0,
             are_writers_waiting: false,
+            has_leaving: false,
         }
     }
 
@@ -79,6 +85,7 @@ impl Table {
             is_write_shut: false,
             is_broken_off: false,
             chunks: Chunks::default(),
+            mailbox: None,
             carried: None,
             reader: None,
             writer: None,
@@ -96,6 +103,23 @@ impl Table {
     pub(crate) fn slot_of(&mut self, key: StreamKey) -> Option<&mut Slot> {
         let id = self.by_key.get(&key)?;
         self.slots.get_mut(*id)
+    }
+
+    pub(crate) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.iter_mut().map(|(_, slot)| slot)
+    }
+
+    /// Keeps a datagram for the owner of its flow.
+    pub(crate) fn deliver_datagram(
+        &mut self,
+        key: StreamKey,
+        datagram: &[u8],
+        wakes: &mut Vec<Waker>,
+    ) {
+        if let Some(slot) = self.slot_of(key) {
+            slot.mailbox().arrived(datagram);
+            wakes.extend(slot.reader.take());
+        }
     }
 
     /// Bytes of a stream that nobody has read.
@@ -269,6 +293,11 @@ impl Table {
 impl Slot {
     pub(crate) fn await_arrival(&mut self, waker: &Waker) {
         register(&mut self.reader, waker);
+    }
+
+    /// The queues of a flow of datagrams.
+    pub(crate) fn mailbox(&mut self) -> &mut Mailbox {
+        self.mailbox.get_or_insert_default()
     }
 
     /// Whether both sides may still send.

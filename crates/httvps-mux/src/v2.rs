@@ -73,11 +73,10 @@ impl State {
                         self.last_error = Some(plain(gone.words));
                     }
                 }
-                Event::Nothing
-                | Event::Refused(_)
-                | Event::Open { .. }
-                | Event::Datagram { .. }
-                | Event::RoundTrip(_) => {}
+                Event::Datagram { stream, data } => {
+                    table.deliver_datagram(StreamKey(stream), data, wakes);
+                }
+                Event::Nothing | Event::Refused(_) | Event::Open { .. } | Event::RoundTrip(_) => {}
             }
         }
         Ok(())

@@ -27,6 +27,8 @@ pub(crate) struct V2 {
 pub(crate) enum NotOpened {
     NoPlace,
     Draining,
+    /// The JSON protocol has none.
+    NoDatagrams,
 }
 
 impl V2 {
@@ -99,14 +101,16 @@ impl Wire {
 
     pub(crate) fn open(
         &mut self,
+        kind: Kind,
         target: &str,
         now: Instant,
         out: &mut LinkOutbox<'_>,
     ) -> Result<StreamKey, NotOpened> {
         match self {
+            Self::Json(_) if kind == Kind::Datagrams => Err(NotOpened::NoDatagrams),
             Self::Json(session) => session.open(Some(target), out).map_err(|_| NotOpened::NoPlace),
             Self::V2(v2) => out
-                .frames(|frames| v2.session.open(now, Kind::Bytes, target, frames))
+                .frames(|frames| v2.session.open(now, kind, target, frames))
                 .map(StreamKey)
                 .map_err(|error| match error {
                     v2::OpenError::GoingAway | v2::OpenError::NoMoreIds => NotOpened::Draining,

@@ -1,6 +1,7 @@
 //! A SOCKS5 and HTTP proxy on one port.
 
 mod accept;
+mod associate;
 mod http;
 mod prefixed;
 mod request;
@@ -52,7 +53,7 @@ impl Credentials {
     }
 }
 
-/// Serves a listening port: SOCKS5 (RFC 1928, CONNECT; user and password by RFC 1929) and HTTP
+/// Serves a listening port: SOCKS5 (RFC 1928, CONNECT and UDP ASSOCIATE; user and password by RFC 1929) and HTTP
 /// (CONNECT and `http://` requests; Basic authentication) are told apart by the first byte.
 /// Returns when `cancel` is.
 pub async fn serve<O: Open>(
@@ -82,7 +83,7 @@ impl<O: Open> Serve for Proxy<O> {
         let credentials = self.credentials.as_deref();
         match first[0] {
             socks5::VERSION => {
-                socks5_reply::serve(local, credentials, &*self.opener, deadline).await
+                socks5_reply::serve(local, credentials, &self.opener, deadline).await
             }
             4 => Err(Rejected::SOCKS4),
             _ => http::serve(local, self.credentials.clone(), self.opener.clone()).await,

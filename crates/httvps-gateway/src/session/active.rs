@@ -228,7 +228,7 @@ impl Active {
     ) -> Result<bool, SessionEnd> {
         self.measure(now);
         self.hurry = datagrams::HURRY;
-        let mut has_moved = self.poll_streams(now, budget);
+        let mut has_moved = self.poll_streams(cx, now, budget)?;
         if let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now) {
             return Err(self.end_of_link(&error));
         }

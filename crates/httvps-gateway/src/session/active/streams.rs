@@ -12,6 +12,7 @@ use httvps_proto::v2::ResetCode;
 use httvps_proto::{ErrorCode, Input, StreamEnd, StreamKey, Target, TargetError};
 use httvps_upstream::OpenRequest;
 use std::borrow::Cow;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Bytes queued for the client from which on they are sent before further streams have a turn: a
@@ -57,20 +58,32 @@ impl Active {
         }
     }
 
-    pub(super) fn poll_streams(&mut self, now: Instant, budget: &mut usize) -> bool {
+    /// Gives streams their turns. True when there were any.
+    pub(super) fn poll_streams(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        budget: &mut usize,
+    ) -> Result<bool, SessionEnd> {
         self.ready.take(&mut self.turns);
-        let mut has_moved = false;
+        let (mut has_moved, mut is_blocked) = (false, false);
         // No more than half of a poll's budget at once, so that the client is heard in between.
         for _ in 0..self.turns.len().min(POLL_BUDGET / 2).min(*budget) {
-            if self.link.queued() >= FLUSH_AT {
-                break;
+            if self.link.queued() >= FLUSH_AT && !is_blocked {
+                is_blocked = match self.link.poll_flush(cx, now) {
+                    Poll::Ready(Ok(())) => false,
+                    Poll::Ready(Err(error)) => return Err(self.end_of_link(&error)),
+                    // The others may still have something for their upstreams; what they have for
+                    // the client is bounded by the session's queue.
+                    Poll::Pending => true,
+                };
             }
             let Some(stream) = self.turns.pop_front() else { break };
             *budget -= 1;
             self.take_turn(stream, now);
             has_moved = true;
         }
-        has_moved
+        Ok(has_moved)
     }
 
     /// Gives a stream a turn.
