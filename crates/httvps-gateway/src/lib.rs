@@ -13,6 +13,7 @@ mod gateway;
 mod http;
 pub mod log;
 pub mod metrics;
+pub mod nodes;
 mod overload;
 mod registry;
 mod session;

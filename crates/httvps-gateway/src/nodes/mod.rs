@@ -1,0 +1,4 @@
+//! Which Outline node a session uses.
+
+pub mod health;
+pub mod select;
