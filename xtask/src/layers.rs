@@ -8,6 +8,7 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("httvps-proto", &[]),
     ("httvps-transport", &[]),
+    ("httvps-shadowsocks", &["httvps-proto"]),
     ("httvps-upstream", &["httvps-proto"]),
     ("httvps-mux", &["httvps-proto", "httvps-transport"]),
     ("httvps-gateway", &["httvps-proto", "httvps-transport", "httvps-upstream", "httvps-mux"]),
