@@ -11,7 +11,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("httvps-shadowsocks", &["httvps-proto"]),
     ("httvps-upstream", &["httvps-proto"]),
     ("httvps-mux", &["httvps-proto", "httvps-transport"]),
-    ("httvps-gateway", &["httvps-proto", "httvps-transport", "httvps-upstream", "httvps-mux"]),
+    (
+        "httvps-gateway",
+        &[
+            "httvps-proto",
+            "httvps-transport",
+            "httvps-shadowsocks",
+            "httvps-upstream",
+            "httvps-mux",
+        ],
+    ),
     ("httvps-client", &["httvps-proto", "httvps-transport", "httvps-mux"]),
     ("httvps-backend", &[]),
     (

@@ -6,6 +6,7 @@
 
 mod accept;
 mod admission;
+mod authorities;
 pub mod backend;
 pub mod config;
 mod context;

@@ -46,6 +46,19 @@ impl Direct {
     pub fn new(policy: EgressPolicy, resolver: Arc<dyn Resolve>) -> Self {
         Self { shared: Arc::new(Shared { policy, resolver }) }
     }
+
+    /// Opens the connection itself, for a connector that goes to its targets by way of a node. Whoever calls bounds
+    /// the time; dropping the future frees the sockets.
+    pub async fn dial(&self, node: &Target) -> Result<TcpStream, ConnectError> {
+        self.shared.open(node).await
+    }
+
+    /// The address that datagrams to a node go to: the first one, in the order of dialling.
+    pub async fn address(&self, node: &Target) -> Result<SocketAddr, ConnectError> {
+        let addresses = dial_order(&self.shared.permitted(&node.host).await?);
+        let first = addresses.first().ok_or(ResolveError::NoAddress)?;
+        Ok(SocketAddr::new(*first, node.port))
+    }
 }
 
 impl Connector for Direct {

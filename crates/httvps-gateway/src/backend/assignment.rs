@@ -46,6 +46,12 @@ pub enum OutlineKey {
 impl OutlineNode {
     /// Longest name, in bytes.
     pub const MAX_ID: usize = 64;
+
+    /// Whether a text can be the name of a node, which stands in logs and metrics.
+    pub fn is_id(text: &str) -> bool {
+        let is_plain = |c: u8| c.is_ascii_alphanumeric() || b"._-:".contains(&c);
+        (1..=Self::MAX_ID).contains(&text.len()) && text.bytes().all(is_plain)
+    }
 }
 
 #[derive(Deserialize)]
@@ -99,9 +105,7 @@ impl Body {
             NodeId::Number(number) => number.to_string(),
             NodeId::Text(text) => text,
         };
-        let is_plain = |c: u8| c.is_ascii_alphanumeric() || b"._-:".contains(&c);
-        let is_sound = (1..=OutlineNode::MAX_ID).contains(&node_id.len());
-        if !is_sound || !node_id.bytes().all(is_plain) {
+        if !OutlineNode::is_id(&node_id) {
             return None;
         }
         let is_given = |secret: &Secret| !secret.expose().is_empty();

@@ -7,6 +7,7 @@ mod breaker;
 pub use answer::ValidateDeviceResult;
 pub use assignment::{AssignOutlineResult, OutlineKey, OutlineNode};
 
+use crate::authorities;
 use crate::config::Secret;
 use crate::metrics::{Limit, Metrics};
 use breaker::Breaker;
@@ -18,12 +19,9 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
@@ -326,35 +324,8 @@ fn secret_header(secret: &Secret) -> Result<HeaderValue, BackendSetupError> {
 }
 
 fn tls(settings: &BackendSettings) -> Result<rustls::ClientConfig, BackendSetupError> {
-    let mut roots = RootCertStore::empty();
-    if settings.base_url.starts_with("https:") {
-        // Certificates that this system cannot load are no reason to refuse those that it can.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if let Some(path) = &settings.ca_path {
-            for certificate in authorities(path)? {
-                roots.add(certificate).map_err(|error| {
-                    BackendSetupError(format!("backend_ca_path: {}: {error}", path.display()))
-                })?;
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| BackendSetupError(format!("backend TLS: {error}")))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
-}
-
-fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, BackendSetupError> {
-    let failed =
-        |words: String| BackendSetupError(format!("backend_ca_path: {}: {words}", path.display()));
-    let certificates = CertificateDer::pem_file_iter(path)
-        .map_err(|error| failed(error.to_string()))?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| failed(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(failed("no certificate in it; a PEM file with at least one is needed".into()));
-    }
-    Ok(certificates)
+    let is_https = settings.base_url.starts_with("https:");
+    let ca = is_https.then_some(settings.ca_path.as_deref()).flatten();
+    authorities::client_config(is_https, ca)
+        .map_err(|problem| BackendSetupError(format!("backend_ca_path: {problem}")))
 }

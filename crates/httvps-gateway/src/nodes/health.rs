@@ -14,9 +14,6 @@ pub enum State {
 }
 
 impl State {
-    /// All states, in the order of the metric's values.
-    pub const ALL: [Self; 3] = [Self::Healthy, Self::Degraded, Self::Down];
-
     /// The word for logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
