@@ -19,6 +19,8 @@ mod error;
 mod inbound;
 mod key;
 mod key_error;
+#[cfg(test)]
+mod node_half;
 mod outbound;
 mod packets;
 mod replay;

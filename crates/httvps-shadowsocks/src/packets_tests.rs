@@ -1,21 +1,13 @@
 //! Tests of packets against a node's half that is written here.
 
 use super::*;
+use crate::node_half;
 use proptest::prelude::*;
 
 const NOW: u64 = 1_800_000_000;
 
-fn key(cipher: Cipher) -> Arc<AccessKey> {
-    let password = if cipher.is_2022() {
-        base64_turbo::STANDARD.encode(vec![7; cipher.key_len()])
-    } else {
-        "a password".to_owned()
-    };
-    Arc::new(AccessKey::from_parts("192.0.2.1", 1, cipher.name(), &password).unwrap())
-}
-
 fn packets(cipher: Cipher, target: &str) -> Packets {
-    Packets::new(key(cipher), &target.parse().unwrap()).unwrap()
+    Packets::new(Arc::new(node_half::key(cipher)), &target.parse().unwrap()).unwrap()
 }
 
 /// An answer of a node.
