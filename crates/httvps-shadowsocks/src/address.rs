@@ -1,7 +1,7 @@
 //! The address header: a target as the first bytes of a stream or datagram have it (SOCKS5, RFC 1928 section 5).
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use httvps_proto::{Host, Target};
 
@@ -71,9 +71,31 @@ pub(crate) fn header_len(bytes: &[u8]) -> Result<Option<usize>, AddressError> {
     }
 }
 
+/// Where a datagram came from, as the node says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Absent when the node gave a name.
+    pub(crate) ip: Option<IpAddr>,
+    pub(crate) port: u16,
+}
+
+/// Splits the header off the front of `bytes`; `None` when they are not a whole header.
+pub(crate) fn split(bytes: &[u8]) -> Option<(Source, &[u8])> {
+    let (header, rest) = bytes.split_at_checked(header_len(bytes).ok()??)?;
+    let (host, port) = header.split_last_chunk::<2>()?;
+    let ip = match host {
+        [IPV4, octets @ ..] => Some(Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?).into()),
+        [IPV6, octets @ ..] => Some(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?).into()),
+        _ => None,
+    };
+    let ip = ip.map(|ip: IpAddr| ip.to_canonical());
+    Some((Source { ip, port: u16::from_be_bytes(*port) }, rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn encoded(target: &str) -> Vec<u8> {
         let mut out = Vec::new();
@@ -98,5 +120,33 @@ mod tests {
         assert_eq!(header_len(&[3, 0]), Err(AddressError::EmptyName));
         assert_eq!(header_len(&[3]), Ok(None));
         assert_eq!(header_len(&[3, 255]), Ok(Some(ADDRESS_MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_splits_off_where_it_ends(
+            ip in any::<IpAddr>(), port in 1_u16.., rest in any::<Vec<u8>>()
+        ) {
+            let mut bytes = Vec::new();
+            encode(&Target { host: Host::Ip(ip), port }, &mut bytes);
+            let header = bytes.len();
+            prop_assert_eq!(header_len(&bytes), Ok(Some(header)));
+            for short in 0..header {
+                prop_assert_eq!(split(&bytes[..short]), None);
+            }
+            bytes.extend_from_slice(&rest);
+            let source = Source { ip: Some(ip.to_canonical()), port };
+            prop_assert_eq!(split(&bytes), Some((source, &rest[..])));
+        }
+
+        #[test]
+        fn any_bytes_are_judged_without_a_panic(bytes in any::<Vec<u8>>(), first in 0_u8..6) {
+            let _ = split(&bytes);
+            let near: Vec<u8> = std::iter::once(first).chain(bytes).collect();
+            if let Some((source, rest)) = split(&near) {
+                prop_assert!(rest.len() < near.len());
+                prop_assert_eq!(source.ip.is_none(), first == NAME);
+            }
+        }
     }
 }

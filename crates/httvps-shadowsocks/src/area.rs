@@ -99,6 +99,14 @@ impl Waiting {
     }
 }
 
+#[cfg(test)]
+impl Waiting {
+    /// Bytes of memory held.
+    pub(crate) fn held(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
 impl Drop for Waiting {
     fn drop(&mut self) {
         give_back(std::mem::take(&mut self.bytes));

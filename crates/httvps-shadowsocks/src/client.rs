@@ -1,14 +1,15 @@
 //! What opens streams and datagrams to one node.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use httvps_proto::Target;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
-use crate::{AccessKey, Error, Stream};
+use crate::packets::Packets;
+use crate::{AccessKey, Datagrams, Error, Stream};
 
 /// A client of one node. Cheap to clone; it holds no connection.
 #[derive(Clone, Debug)]
@@ -53,5 +54,28 @@ impl Client {
     /// when the system has no random bytes.
     pub fn start<S>(&self, io: S, target: Option<&Target>) -> io::Result<Stream<S>> {
         Stream::new(io, Arc::clone(&self.key), target)
+    }
+
+    /// Opens a UDP socket to the node for datagrams to and from `target`. Nothing is sent.
+    ///
+    /// `node` is an address of [`AccessKey::node`].
+    pub async fn connect_datagrams(
+        &self,
+        node: SocketAddr,
+        target: &Target,
+    ) -> io::Result<Datagrams> {
+        let any = match node {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let socket = UdpSocket::bind(any).await?;
+        socket.connect(node).await?;
+        self.start_datagrams(socket, target)
+    }
+
+    /// Starts datagrams to and from `target` over a socket that is connected to the node. It fails only when the system
+    /// has no random bytes.
+    pub fn start_datagrams<S>(&self, socket: S, target: &Target) -> io::Result<Datagrams<S>> {
+        Ok(Datagrams::new(socket, Packets::new(Arc::clone(&self.key), target)?))
     }
 }

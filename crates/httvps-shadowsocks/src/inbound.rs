@@ -40,12 +40,35 @@ enum Stage {
     Header,
     Length,
     Payload(usize),
+    Failed(Failure),
+}
+
+/// What ends a stream for good.
+#[derive(Clone, Copy)]
+enum Failure {
+    WrongKey,
+    Integrity,
+    Protocol,
+    Clock(u64),
+    Replay,
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::WrongKey => Self::WrongKey,
+            Failure::Integrity => Self::Integrity,
+            Failure::Protocol => Self::Protocol,
+            Failure::Clock(seconds) => Self::Clock(seconds),
+            Failure::Replay => Self::Replay,
+        }
+    }
 }
 
 impl Inbound {
     /// Opens what waits, as far as it is whole and `out` has room.
     ///
-    /// `salt` is the request's. After an error the stream is over; every further call fails as well.
+    /// `salt` is the request's. After an error the stream is over; every further call fails alike.
     pub(crate) fn open(
         &mut self,
         key: &AccessKey,
@@ -53,6 +76,20 @@ impl Inbound {
         now: fn() -> u64,
         out: &mut ReadBuf<'_>,
     ) -> Result<(), Error> {
+        let opened = self.try_open(key, salt, now, out);
+        if let Err(failure) = opened {
+            self.stage = Stage::Failed(failure);
+        }
+        Ok(opened?)
+    }
+
+    fn try_open(
+        &mut self,
+        key: &AccessKey,
+        salt: &[u8],
+        now: fn() -> u64,
+        out: &mut ReadBuf<'_>,
+    ) -> Result<(), Failure> {
         let before = out.filled().len();
         self.give_open(out);
         while self.open == 0 && self.waiting.len() >= self.piece_len(key) {
@@ -64,6 +101,7 @@ impl Inbound {
                 }
                 Stage::Header => self.open_header(piece, salt, now())?,
                 Stage::Length => self.open_length(key)?,
+                Stage::Failed(failure) => return Err(failure),
                 Stage::Payload(len) => {
                     // The next call has more room for it, and spares a copy.
                     if out.remaining() < len && out.filled().len() > before {
@@ -80,24 +118,18 @@ impl Inbound {
     }
 
     /// Opens a payload into `out`; false when it did not fit and what was left of it stays in front.
-    fn open_payload(&mut self, len: usize, out: &mut ReadBuf<'_>) -> Result<bool, Error> {
-        let direction = self.direction.as_mut().ok_or(Error::Protocol)?;
+    fn open_payload(&mut self, len: usize, out: &mut ReadBuf<'_>) -> Result<bool, Failure> {
+        let direction = self.direction.as_mut().ok_or(Failure::Protocol)?;
         self.stage = Stage::Length;
         if out.remaining() >= len {
             let sealed = &self.waiting.filled()[..len + TAG_LEN];
             let opened = direction.open_into(sealed, out.initialize_unfilled_to(len));
-            if opened.is_err() {
-                self.stage = Stage::Payload(len);
-                return Err(Error::Integrity);
-            }
+            opened.map_err(|_| Failure::Integrity)?;
             out.advance(len);
             return Ok(true);
         }
         let sealed = &mut self.waiting.filled_mut()[..len + TAG_LEN];
-        if direction.open(sealed).is_err() {
-            self.stage = Stage::Payload(len);
-            return Err(Error::Integrity);
-        }
+        direction.open(sealed).map_err(|_| Failure::Integrity)?;
         self.open = len;
         self.give_open(out);
         Ok(false)
@@ -115,43 +147,41 @@ impl Inbound {
         self.waiting.consume(count + tag);
     }
 
-    fn open_length(&mut self, key: &AccessKey) -> Result<(), Error> {
+    fn open_length(&mut self, key: &AccessKey) -> Result<(), Failure> {
         let length = self.open_front(LENGTH_LEN)?;
         let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
         if length > key.cipher().chunk_max() {
-            return Err(Error::Protocol);
+            return Err(Failure::Protocol);
         }
         self.stage = Stage::Payload(length);
         Ok(())
     }
 
-    fn open_header(&mut self, len: usize, salt: &[u8], now: u64) -> Result<(), Error> {
+    fn open_header(&mut self, len: usize, salt: &[u8], now: u64) -> Result<(), Failure> {
         let header = self.open_front(len)?;
-        let (kind, rest) = header.split_first().ok_or(Error::Protocol)?;
-        let (time, rest) = rest.split_first_chunk().ok_or(Error::Protocol)?;
-        let (echo, length) = rest.split_last_chunk().ok_or(Error::Protocol)?;
+        let (kind, rest) = header.split_first().ok_or(Failure::Protocol)?;
+        let (time, rest) = rest.split_first_chunk().ok_or(Failure::Protocol)?;
+        let (echo, length) = rest.split_last_chunk().ok_or(Failure::Protocol)?;
         if *kind != ANSWER {
-            return Err(Error::Protocol);
+            return Err(Failure::Protocol);
         }
         let differs = u64::from_be_bytes(*time).abs_diff(now);
         if differs > CLOCK_TOLERANCE {
-            return Err(Error::Clock(differs));
+            return Err(Failure::Clock(differs));
         }
         if verify_slices_are_equal(echo, salt).is_err() {
-            return Err(Error::Replay);
+            return Err(Failure::Replay);
         }
         self.stage = Stage::Payload(usize::from(u16::from_be_bytes(*length)));
         Ok(())
     }
 
     /// Opens the piece of this length in front, where it is.
-    fn open_front(&mut self, len: usize) -> Result<&[u8], Error> {
-        let direction = self.direction.as_mut().ok_or(Error::Protocol)?;
-        let failure = if direction.is_unused() { Error::WrongKey } else { Error::Integrity };
-        match direction.open(&mut self.waiting.filled_mut()[..len]) {
-            Ok(opened) => Ok(opened),
-            Err(_) => Err(failure),
-        }
+    fn open_front(&mut self, len: usize) -> Result<&[u8], Failure> {
+        let direction = self.direction.as_mut().ok_or(Failure::Protocol)?;
+        let failure = if direction.is_unused() { Failure::WrongKey } else { Failure::Integrity };
+        let opened = direction.open(&mut self.waiting.filled_mut()[..len]);
+        opened.map(|plain| &*plain).map_err(|_| failure)
     }
 
     /// Length of the piece that comes next.
@@ -161,6 +191,7 @@ impl Inbound {
             Stage::Header => 1 + 8 + key.cipher().key_len() + 2 + TAG_LEN,
             Stage::Length => LENGTH_LEN,
             Stage::Payload(len) => len + TAG_LEN,
+            Stage::Failed(_) => 0,
         }
     }
 
@@ -201,3 +232,15 @@ impl Inbound {
         self.direction.as_ref().is_some_and(|direction| !direction.is_unused())
     }
 }
+
+#[cfg(test)]
+impl Inbound {
+    /// Bytes of memory held.
+    pub(crate) fn held(&self) -> usize {
+        self.waiting.held()
+    }
+}
+
+#[cfg(test)]
+#[path = "inbound_tests.rs"]
+mod tests;

@@ -235,3 +235,7 @@ impl<S> fmt::Debug for Stream<S> {
 pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

@@ -7,6 +7,8 @@
     reason = "clippy allows it inside test functions, not in what they share"
 )]
 
+mod datagrams;
+mod faults;
 mod node;
 mod streams;
 mod target;

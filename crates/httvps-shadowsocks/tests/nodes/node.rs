@@ -55,6 +55,8 @@ fn say(line: &str) {
 /// A node that runs until it is dropped.
 pub(crate) struct Node {
     process: Child,
+    program: Program,
+    file: PathBuf,
     address: SocketAddr,
     cipher: Cipher,
 }
@@ -95,7 +97,7 @@ impl Node {
             let port = free_port();
             let process = spawn(program, &file, cipher, port);
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let mut node = Self { process, address, cipher };
+            let mut node = Self { process, program, file: file.clone(), address, cipher };
             if node.listens() {
                 return Some(node);
             }
@@ -113,6 +115,22 @@ impl Node {
             std::thread::sleep(Duration::from_millis(5));
         }
         false
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
+    /// Kills the node and starts it again at the same address.
+    pub(crate) fn restart(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        self.process = spawn(self.program, &self.file, self.cipher, self.address.port());
+        assert!(self.listens(), "it does not come back");
     }
 
     pub(crate) fn client(&self) -> Client {
