@@ -1,8 +1,9 @@
 //! Local ports that lead to one target each.
 
 use crate::proxy::{Accept, Rejected, Serve};
-use crate::relay::{Local, Outcome, relay};
+use crate::relay::{Outcome, relay};
 use crate::{Open, Target};
+use httvps_mux::Local;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 

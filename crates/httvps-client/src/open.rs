@@ -1,19 +1,45 @@
 //! What the listeners need of a client.
 
 use crate::OpenError;
+use httvps_mux::Local;
 use httvps_proto::Target;
 use std::future::Future;
+use std::io;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A byte flow to a target, as the listeners need it.
-pub trait OpenStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+pub trait OpenStream: AsyncRead + AsyncWrite + Unpin + Send + Sized + 'static {
     /// Whether `poll_shutdown` reaches the target while the stream stays readable.
     fn has_half_close(&self) -> bool;
+
+    /// Moves bytes between `local` and the stream while both are open, if the stream knows a way
+    /// that is cheaper than reading and writing. Hands both back with what broke `local`, if
+    /// anything did.
+    fn carry(
+        self,
+        local: Box<dyn Local>,
+    ) -> impl Future<Output = (Box<dyn Local>, Self, Option<io::Error>)> + Send {
+        std::future::ready((local, self, None))
+    }
+
+    /// Drops the stream so that the target does not take what it got for everything.
+    fn reset(self);
 }
 
 impl OpenStream for httvps_mux::Stream {
     fn has_half_close(&self) -> bool {
         Self::has_half_close(self)
+    }
+
+    fn carry(
+        self,
+        local: Box<dyn Local>,
+    ) -> impl Future<Output = (Box<dyn Local>, Self, Option<io::Error>)> + Send {
+        Self::carry(self, local)
+    }
+
+    fn reset(self) {
+        Self::reset(self);
     }
 }
 

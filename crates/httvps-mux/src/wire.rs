@@ -5,6 +5,9 @@ use httvps_proto::v2::{self, Budget, HEADER, Kind, MAX_DATA, ResetCode, Side};
 use httvps_proto::{ClientSession, StreamKey};
 use std::time::Instant;
 
+/// Payload of a DATA frame: the largest that the shorter of two WebSocket headers can carry.
+const CHUNK: usize = 65_535 - HEADER;
+
 /// The client's state in the format that both sides named.
 ///
 /// In the second format a [`StreamKey`] is the stream's id on the wire.
@@ -24,6 +27,20 @@ pub(crate) struct V2 {
 pub(crate) enum NotOpened {
     NoPlace,
     Draining,
+}
+
+impl V2 {
+    /// Sends payload that `read` appends to the message, at most as many bytes as it is told.
+    pub(crate) fn read_into<R>(
+        &mut self,
+        stream: StreamKey,
+        out: &mut LinkOutbox<'_>,
+        read: impl FnOnce(&mut Vec<u8>, usize) -> R,
+    ) -> R {
+        out.measured(HEADER + CHUNK, |message| {
+            self.session.write_with(stream.0, CHUNK, message, read).1
+        })
+    }
 }
 
 impl Wire {

@@ -10,9 +10,9 @@ mod socks5_reply;
 pub(crate) use accept::Serve;
 pub use accept::{Accept, Rejected, ReportRejected};
 
-use crate::relay::Local;
 use crate::{Open, Secret};
 use base64_turbo::STANDARD;
+use httvps_mux::Local;
 use prefixed::Prefixed;
 use std::sync::Arc;
 use std::time::Duration;

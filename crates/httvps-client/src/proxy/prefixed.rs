@@ -1,6 +1,6 @@
 //! A connection of which some bytes have been read already.
 
-use crate::relay::Local;
+use httvps_mux::Local;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -3,8 +3,9 @@
 use super::prefixed::Prefixed;
 use super::socks5::{Advance, MAX_MESSAGE, Negotiation, Next, Reply};
 use super::{Credentials, Rejected};
-use crate::relay::{Local, Outcome, part, relay};
+use crate::relay::{Outcome, part, relay};
 use crate::{Open, OpenError, StreamEnd, Target};
+use httvps_mux::Local;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 

@@ -2,8 +2,8 @@
 
 mod queue;
 
-use super::ready::{Ready, StreamWaker};
 use super::relay::{Turn, end_of_dial};
+use httvps_mux::{Ready, StreamWaker};
 use httvps_proto::v2::MAX_DATAGRAM;
 use httvps_proto::{StreamEnd, StreamKey, Target};
 use httvps_upstream::{DatagramDial, DatagramSocket, DatagramUpstream, end_of_datagram_error};

@@ -1,8 +1,8 @@
 //! One stream: what the client sends goes to its upstream, what the upstream sends to the client.
 
 use super::pending::Pending;
-use super::ready::{Ready, StreamWaker};
 use bytes::BufMut as _;
+use httvps_mux::{Ready, StreamWaker};
 use httvps_proto::{StreamEnd, StreamKey};
 use httvps_upstream::{BoxFuture, ByteStream, ConnectError, Upstream, end_of_io_error};
 use std::pin::{Pin, pin};
