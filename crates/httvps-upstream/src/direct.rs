@@ -12,8 +12,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::datagrams::ConnectedUdp;
 use crate::race::{dial_order, race};
 use crate::{
-    BoxFuture, ConnectError, Connector, DatagramDial, DatagramUpstream, EgressPolicy, NoDatagrams,
-    OpenRequest, Resolve, ResolveError, Upstream,
+    BoxFuture, ConnectError, Connector, DatagramDial, DatagramSocket, DatagramUpstream,
+    EgressPolicy, NoDatagrams, OpenRequest, Resolve, ResolveError, Upstream,
 };
 
 /// How long opening an upstream may take when nobody says otherwise.
@@ -53,11 +53,12 @@ impl Direct {
         self.shared.open(node).await
     }
 
-    /// The address that datagrams to a node go to: the first one, in the order of dialling.
-    pub async fn address(&self, node: &Target) -> Result<SocketAddr, ConnectError> {
-        let addresses = dial_order(&self.shared.permitted(&node.host).await?);
-        let first = addresses.first().ok_or(ResolveError::NoAddress)?;
-        Ok(SocketAddr::new(*first, node.port))
+    /// Opens a UDP socket that is connected to a node, by the same rules; nothing is sent.
+    pub async fn dial_datagrams(
+        &self,
+        node: &Target,
+    ) -> Result<Box<dyn DatagramSocket>, ConnectError> {
+        Ok(Box::new(self.shared.open_datagrams(node).await?))
     }
 }
 

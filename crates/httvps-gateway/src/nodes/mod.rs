@@ -6,6 +6,7 @@
 //! `key`, `document` and `fetch` read keys.
 
 mod assignment;
+mod datagrams;
 mod document;
 mod fetch;
 mod file;
@@ -14,6 +15,7 @@ mod key;
 mod node;
 mod outline;
 mod probe;
+mod report;
 pub mod select;
 mod session;
 mod stream;
@@ -21,4 +23,5 @@ mod stream;
 pub use fetch::{FetchError, Fetcher};
 pub use key::{KeyProblem, KeySource, KeyUrl};
 pub(crate) use outline::{Assigned, Outline, OutlineSetup};
-pub use probe::{Exchange, ProbeError, exchange};
+pub use probe::{Exchange, ProbeError, exchange, exchange_datagrams};
+pub use report::{Report, test_key};

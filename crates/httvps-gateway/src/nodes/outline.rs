@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::metrics::{self, Metrics};
 use arc_swap::ArcSwap;
 use httvps_shadowsocks::{AccessKey, Client};
-use httvps_upstream::{Connector, Direct, EgressPolicy, SystemResolver};
+use httvps_upstream::{Connector, Direct};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -125,12 +125,8 @@ impl Outline {
         metrics: Metrics,
         backend: Arc<BackendClient>,
     ) -> Arc<Self> {
-        // The operator and the backend name the nodes, not the clients.
-        let everywhere = [[0_u8; 4].into(), [0_u16; 8].into()]
-            .map(|ip: std::net::IpAddr| ipnet::IpNet::new_assert(ip, 0));
-        let policy = EgressPolicy::new(everywhere.to_vec());
         let outline = Arc::new(Self {
-            dialer: Direct::new(policy, Arc::new(SystemResolver::from_system())),
+            dialer: probe::dialer(),
             fetcher: setup.fetcher,
             pool: ArcSwap::from_pointee(Vec::new()),
             known: Mutex::default(),
@@ -247,7 +243,9 @@ impl Outline {
         let client = Arc::new(Client::new(key));
         if !node.is_in_pool() {
             node.set_assigned();
-            node.set_client(client.clone());
+            if node.set_client(client.clone()) {
+                node.probe_now.notify_one();
+            }
         }
         Ok(Assignment::of_backend(node, client))
     }

@@ -1,15 +1,19 @@
 //! A real exchange by way of a node, and the task that makes one every so often.
 
+use super::datagrams::NodeSocket;
 use super::node::Node;
 use super::outline::Outline;
 use crate::metrics::NodeProbe;
 use httvps_proto::Target;
 use httvps_shadowsocks::{Client, Error};
-use httvps_upstream::{ConnectError, Direct};
+use httvps_upstream::{ConnectError, Direct, EgressPolicy, SystemResolver};
+use ipnet::IpNet;
 use std::fmt;
+use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 /// How long things took in a probe that went through.
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +80,14 @@ impl fmt::Display for ProbeError {
 
 impl std::error::Error for ProbeError {}
 
+/// What connects to nodes. It goes anywhere: the operator and the backend name the nodes, not the
+/// clients. Blocks while it reads the system's files.
+pub(super) fn dialer() -> Direct {
+    let everywhere = [IpAddr::from([0_u8; 4]), IpAddr::from([0_u16; 8])];
+    let everywhere = everywhere.map(|address| IpNet::new_assert(address, 0)).to_vec();
+    Direct::new(EgressPolicy::new(everywhere), Arc::new(SystemResolver::from_system()))
+}
+
 /// Asks `target`, a web server, for `HEAD /` by way of the node, and waits for the first byte, which
 /// proves the key and the way out. Cancelling it closes the connection.
 pub async fn exchange(
@@ -107,6 +119,43 @@ pub async fn exchange(
             None => ProbeError::Closed,
         }),
     }
+}
+
+/// Asks `server`, a name server, for the address of `example.com` by way of the node, three times
+/// at the most, since datagrams get lost; the time to the answer.
+pub async fn exchange_datagrams(
+    dialer: &Direct,
+    client: &Client,
+    server: &Target,
+    timeout: Duration,
+) -> Result<Duration, ProbeError> {
+    /// RFC 1035 section 4.1: id, recursion desired, one question: example.com, A, IN.
+    const QUERY: &[u8] = b"\x68\x74\x01\0\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
+    const TRIES: u32 = 3;
+    let closed = |_| ProbeError::Closed;
+    let socket = dialer.dial_datagrams(client.key().node()).await;
+    let socket = NodeSocket(socket.map_err(ProbeError::Unreachable)?);
+    let mut datagrams = client.start_datagrams(socket, server).map_err(closed)?;
+    for _ in 0..TRIES {
+        let sent = Instant::now();
+        let asking = async {
+            poll_fn(|cx| datagrams.poll_send(cx, QUERY)).await?;
+            loop {
+                let mut room = [0; 1500];
+                let mut buffer = ReadBuf::new(&mut room);
+                poll_fn(|cx| datagrams.poll_recv(cx, &mut buffer)).await?;
+                if buffer.filled().starts_with(&QUERY[..2]) {
+                    return Ok::<_, std::io::Error>(());
+                }
+            }
+        };
+        match tokio::time::timeout(timeout / TRIES, asking).await {
+            Ok(Ok(())) => return Ok(sent.elapsed()),
+            Ok(Err(error)) => return Err(ProbeError::Unreachable(ConnectError::from(&error))),
+            Err(_) => {}
+        }
+    }
+    Err(ProbeError::Silent)
 }
 
 /// Probes a node for as long as it is in use: at once, then every interval, sooner when a stream or

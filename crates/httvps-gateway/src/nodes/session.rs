@@ -1,13 +1,18 @@
 //! A session's way out: the node that it has, and another one when that fails.
 
 use super::assignment::Assignment;
+use super::datagrams::{NodeDatagrams, NodeSocket};
+use super::health::Health;
 use super::node::Permit;
 use super::outline::Outline;
 use super::stream::NodeStream;
 use arc_swap::ArcSwap;
 use httvps_proto::Target;
 use httvps_shadowsocks::Client;
-use httvps_upstream::{BoxFuture, ConnectError, Connector, OpenRequest, Upstream};
+use httvps_upstream::{
+    BoxFuture, ConnectError, Connector, DatagramDial, DatagramUpstream, NoDatagrams, OpenRequest,
+    Upstream,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -63,6 +68,18 @@ impl Connector for SessionNodes {
         })
     }
 
+    fn connect_datagrams(&self, request: OpenRequest) -> Result<DatagramDial, NoDatagrams> {
+        let shared = self.shared.clone();
+        Ok(Box::pin(async move {
+            let target = request.target.ok_or(ConnectError::NoTarget)?;
+            let until = Instant::now() + request.deadline;
+            let opened = shared.open_datagrams(&target, until);
+            let opened = tokio::time::timeout_at(until.into(), opened).await;
+            let socket = opened.unwrap_or(Err(ConnectError::TimedOut))?;
+            Ok(DatagramUpstream::Socket(Box::new(socket)))
+        }))
+    }
+
     fn name(&self) -> &'static str {
         "outline"
     }
@@ -94,6 +111,19 @@ impl Shared {
             tried.push(Box::from(assignment.node().id()));
         }
         Err(last)
+    }
+
+    /// Opening a socket shows nothing of the node, so there is no second try.
+    async fn open_datagrams(
+        &self,
+        target: &Target,
+        until: Instant,
+    ) -> Result<NodeDatagrams, ConnectError> {
+        let usable = self.usable(&[], until).await;
+        let (assignment, client, _permit) = usable.ok_or(ConnectError::Unreachable)?;
+        let socket = self.outline.dialer().dial_datagrams(client.key().node()).await?;
+        let datagrams = client.start_datagrams(NodeSocket(socket), target);
+        Ok(NodeDatagrams::new(datagrams.map_err(|_| ConnectError::Io)?, assignment))
     }
 
     async fn dial(
@@ -137,7 +167,7 @@ impl Shared {
         let (device_id, region) = (&*self.device_id, self.region.as_deref());
         let next = self.outline.replace(device_id, region, tried, may_ask, until).await;
         if let Some(next) = next.map(Arc::new)
-            && let Some((client, permit)) = pass(&next, tried)
+            && let Some((client, permit)) = pass(&next, tried).or_else(|| last_resort(&next, tried))
         {
             let (from, to) = (current.node().id(), next.node().id());
             if from != to {
@@ -149,16 +179,8 @@ impl Shared {
         }
         // Nothing better: what there is, unless it cannot even be reached.
         current.reassure();
-        if let Some((client, permit)) = pass(&current, tried) {
-            return Some((current, client, permit));
-        }
-        let node = current.node();
-        let is_untried = !tried.iter().any(|id| **id == *node.id()) && !node.is_drained();
-        if is_untried && node.health(super::health::Health::is_reachable) {
-            let client = current.client()?;
-            return Some((current.clone(), client, current.node().last_resort()));
-        }
-        None
+        let usable = pass(&current, tried).or_else(|| last_resort(&current, tried));
+        usable.map(|(client, permit)| (current, client, permit))
     }
 }
 
@@ -169,4 +191,15 @@ fn pass(assignment: &Assignment, tried: &[Box<str>]) -> Option<(Arc<Client>, Per
         return None;
     }
     Some((assignment.client()?, node.try_pass(Instant::now())?))
+}
+
+/// The same for a node that is down, when there is no other: one that can be reached is down for
+/// what probes say, whose target or key may be what fails.
+fn last_resort(assignment: &Assignment, tried: &[Box<str>]) -> Option<(Arc<Client>, Permit)> {
+    let node = assignment.node();
+    let is_tried = tried.iter().any(|id| **id == *node.id());
+    if is_tried || assignment.is_stale() || !node.health(Health::is_reachable) {
+        return None;
+    }
+    Some((assignment.client()?, node.last_resort()))
 }
