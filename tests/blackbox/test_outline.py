@@ -8,7 +8,8 @@ from rig.backend import ASSIGN, NO_NODES, Answer, answer, assigned, refused
 from rig.client import Device, login, stream_close, stream_data, stream_open
 from rig.nodes import Node, header
 from rig.poll import eventually
-from rig.targets import Target, echo
+from rig.targets import Target, UdpTarget, echo, udp_echo
+from rig.v2 import enter
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,20 @@ def test_without_a_node_there_is_no_session(gateway, backend, name):
     assert metrics.sum("httvps_gateway_outline_assignments_total", result=label) == 1
     assert metrics.sum("httvps_gateway_active_sessions") == 0
     assert "outline_unavailable" in gateway.output() and "hunter2" not in gateway.output()
+
+
+def test_the_second_format_has_streams_and_datagrams_by_way_of_the_node(gateway, backend, node, target):
+    backend.assignment = assigned(**node.parts)
+    with UdpTarget(udp_echo) as udp, enter(gateway) as device:
+        sizes = [1, 0, 1_200, 60_000]
+        stream = device.open_datagrams(udp.address)
+        for count, size in enumerate(sizes, 1):
+            device.send_datagrams(stream, os.urandom(size))
+            device.pump(lambda: len(device.streams[stream].datagrams) == count)
+        assert [len(one) for one in device.streams[stream].datagrams] == sizes
+        assert gateway.metric("outline_bytes_out_total", node="node-1") == sum(sizes)
+        assert gateway.metric("outline_active_streams", node="node-1") == 1
+    eventually(lambda: gateway.metric("outline_active_streams", node="node-1") == 0, 5, "the stream is gone")
 
 
 def test_a_refused_device_is_not_assigned_a_node(gateway, backend):

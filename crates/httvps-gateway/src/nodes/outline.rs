@@ -3,7 +3,7 @@
 use super::assignment::Assignment;
 use super::fetch::{FetchError, Fetcher};
 use super::file::{self, NodeSpec};
-use super::health::{Health, Thresholds};
+use super::health::{Health, State, Thresholds};
 use super::key::{KeySource, KeyUrl};
 use super::node::Node;
 use super::probe;
@@ -197,6 +197,9 @@ impl Outline {
         deadline: Instant,
     ) -> Result<Assignment, Unavailable> {
         let who = self.config.outline_assign;
+        if !may_ask && !who.uses_pool() {
+            return Err(Unavailable::NoneAvailable);
+        }
         let mut result = Err(Unavailable::NoneAvailable);
         let mut given_by = metrics::Assignment::Backend;
         if who.asks_backend() && may_ask {
@@ -243,7 +246,9 @@ impl Outline {
         let client = Arc::new(Client::new(key));
         if !node.is_in_pool() {
             node.set_assigned();
-            if node.set_client(client.clone()) {
+            let is_sound = node.health(Health::state) == State::Healthy;
+            // Where each device has a key of its own, every assignment brings another one.
+            if node.set_client(client.clone()) && !is_sound {
                 node.probe_now.notify_one();
             }
         }
