@@ -119,7 +119,8 @@ def test_without_a_node_there_is_no_session(gateway, backend, name):
 def test_the_second_format_has_streams_and_datagrams_by_way_of_the_node(gateway, backend, node, target):
     backend.assignment = assigned(**node.parts)
     with UdpTarget(udp_echo) as udp, enter(gateway) as device:
-        sizes = [1, 0, 1_200, 60_000]
+        # Without an empty one, which ssserver does not pass on.
+        sizes = [1, 1_200, 60_000]
         stream = device.open_datagrams(udp.address)
         for count, size in enumerate(sizes, 1):
             device.send_datagrams(stream, os.urandom(size))

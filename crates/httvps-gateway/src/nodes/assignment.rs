@@ -20,12 +20,17 @@ pub(super) struct Assignment {
 impl Assignment {
     /// A node of the pool, with the key that it has at each moment.
     pub(super) fn of_pool(node: Arc<Node>) -> Self {
-        Self { node, own: None, doubts: AtomicU32::new(0) }
+        Self::new(node, None)
     }
 
     /// A node of the backend, with the key that came with it.
     pub(super) fn of_backend(node: Arc<Node>, client: Arc<Client>) -> Self {
-        Self { node, own: Some(client), doubts: AtomicU32::new(0) }
+        Self::new(node, Some(client))
+    }
+
+    fn new(node: Arc<Node>, own: Option<Arc<Client>>) -> Self {
+        node.enter();
+        Self { node, own, doubts: AtomicU32::new(0) }
     }
 
     pub(super) fn node(&self) -> &Arc<Node> {
@@ -62,5 +67,11 @@ impl Assignment {
             self.doubts.fetch_add(1, Ordering::Relaxed);
         }
         self.node.unanswered();
+    }
+}
+
+impl Drop for Assignment {
+    fn drop(&mut self) {
+        self.node.leave();
     }
 }

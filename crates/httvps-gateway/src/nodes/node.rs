@@ -5,7 +5,7 @@ use crate::metrics::{NodeDial, NodeMetrics, NodeProbe};
 use arc_swap::ArcSwapOption;
 use httvps_shadowsocks::Client;
 use httvps_upstream::ConnectError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -20,6 +20,8 @@ pub(super) struct Node {
     client: ArcSwapOption<Client>,
     /// Asks for a probe before its time.
     pub(super) probe_now: Arc<Notify>,
+    /// Assignments that sessions and streams hold.
+    users: AtomicUsize,
     is_in_pool: AtomicBool,
     /// It left the pool: no new stream goes there.
     is_drained: AtomicBool,
@@ -33,6 +35,7 @@ impl Node {
             health: Mutex::new(Health::new(thresholds)),
             client: ArcSwapOption::empty(),
             probe_now: Arc::default(),
+            users: AtomicUsize::new(0),
             is_in_pool: AtomicBool::new(false),
             is_drained: AtomicBool::new(false),
         }
@@ -57,6 +60,20 @@ impl Node {
             self.client.store(Some(client));
         }
         is_new
+    }
+
+    /// Counts an assignment for as long as it lives.
+    pub(super) fn enter(&self) {
+        self.users.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn leave(&self) {
+        self.users.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a session, a stream or the pool has the node; a probe does not count.
+    pub(super) fn is_used(&self) -> bool {
+        self.users.load(Ordering::Relaxed) > 0 || self.is_in_pool()
     }
 
     /// Notes whether the pool has the node. One that leaves the pool takes no new stream.

@@ -474,11 +474,14 @@ impl Outline {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
             lock(&self.known).retain(|_, known| {
-                let is_used = Arc::strong_count(&known.node) > 1;
-                if is_used {
+                if known.node.is_used() {
                     known.used_at = Instant::now();
+                    return true;
                 }
-                is_used || (!known.node.is_drained() && known.used_at.elapsed() < LINGER)
+                // A node that a probe still holds must be gone before its id comes again: there is
+                // one set of metrics for an id.
+                let is_held = Arc::strong_count(&known.node) > 1;
+                is_held || (!known.node.is_drained() && known.used_at.elapsed() < LINGER)
             });
         }
     }
