@@ -109,3 +109,54 @@ impl<S> fmt::Debug for Datagrams<S> {
         f.debug_struct("Datagrams").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node_half::key;
+    use crate::{Cipher, Client};
+    use std::future::poll_fn;
+
+    /// A node's socket, where a test node of its own key sends back what it got: with the AEAD ciphers a question reads
+    /// as an answer of the target.
+    #[derive(Default)]
+    struct Mirror(Vec<Vec<u8>>);
+
+    impl PacketSocket for Mirror {
+        fn poll_recv(
+            &mut self,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return Poll::Pending;
+            }
+            buffer.put_slice(&self.0.remove(0));
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_send(&mut self, _: &mut Context<'_>, packet: &[u8]) -> Poll<io::Result<()>> {
+            self.0.push(packet.to_vec());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn garbage_is_passed_over_and_what_does_not_fit_is_cut_off() {
+        let client = Client::new(key(Cipher::Aes128Gcm));
+        let target = "192.0.2.7:53".parse().unwrap();
+        let mirror = Mirror(vec![vec![], vec![7; 10], vec![7; 100]]);
+        let mut datagrams = client.start_datagrams(mirror, &target).unwrap();
+        for datagram in [&b"short"[..], b"", b"far too long"] {
+            poll_fn(|cx| datagrams.poll_send(cx, datagram)).await.unwrap();
+            let mut space = [0; 7];
+            let mut buffer = ReadBuf::new(&mut space);
+            poll_fn(|cx| datagrams.poll_recv(cx, &mut buffer)).await.unwrap();
+            assert_eq!(buffer.filled(), &datagram[..datagram.len().min(7)]);
+        }
+        let mut space = [0; 7];
+        let mut buffer = ReadBuf::new(&mut space);
+        let nothing = poll_fn(|cx| Poll::Ready(datagrams.poll_recv(cx, &mut buffer))).await;
+        assert!(nothing.is_pending());
+    }
+}

@@ -135,6 +135,9 @@ async fn salt_address_and_first_payload_leave_in_one_packet() {
         let request = understood(cipher, &wire);
         assert_eq!((&request.address[..], &request.payload[..]), (HEADER, &b"payload"[..]));
         assert_eq!(request.padding, 0);
+        let (mut stream, wire) = opened(key(cipher), Some(TARGET));
+        stream.shutdown().await.unwrap();
+        assert_eq!(understood(cipher, &wire).address, HEADER, "a finish needs the header too");
         assert!(request.time.is_none_or(|time| time.abs_diff(unix_now()) < 5));
     }
 }
@@ -183,7 +186,9 @@ async fn a_write_within_the_wait_still_takes_the_header_along() {
     assert!(read_now(&mut stream).await.is_none());
     tokio::time::sleep(HEADER_WAIT / 2).await;
     assert!(read_now(&mut stream).await.is_none());
+    assert!(stream.header_wait.is_some());
     stream.write_all(b"payload").await.unwrap();
+    assert!(stream.header_wait.is_none(), "its timer is freed");
     tokio::time::sleep(HEADER_WAIT * 2).await;
     assert!(read_now(&mut stream).await.is_none());
     assert_eq!(wire.with(|state| state.written.len()), 1);
@@ -231,6 +236,16 @@ async fn what_the_connection_does_not_take_waits_and_goes_with_whatever_comes_ne
     }
 }
 
+/// Lets the other tasks run until something holds.
+async fn until(holds: impl Fn() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it comes to that");
+}
+
 #[tokio::test]
 async fn a_reader_sends_what_waits_while_it_waits_itself() {
     let (stream, wire) = opened(key(Cipher::Aes256Gcm), Some(TARGET));
@@ -238,13 +253,9 @@ async fn a_reader_sends_what_waits_while_it_waits_itself() {
     wire.set_room(Some(10));
     write.write_all(b"question").await.unwrap();
     let reading = tokio::spawn(async move { read.read(&mut [0; 9]).await });
-    while wire.with(|state| state.writer.is_none() || state.reader.is_none()) {
-        tokio::task::yield_now().await;
-    }
+    until(|| wire.with(|state| state.writer.is_some() && state.reader.is_some())).await;
     wire.set_room(None);
-    while wire.with(|state| state.written.len() < 2) {
-        tokio::task::yield_now().await;
-    }
+    until(|| wire.with(|state| state.written.len() == 2)).await;
     assert_eq!(understood(Cipher::Aes256Gcm, &wire).payload, b"question");
     reading.abort();
 }

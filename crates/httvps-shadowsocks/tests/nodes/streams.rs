@@ -7,8 +7,11 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-/// Bytes of a large transfer.
-const LARGE: u64 = 64 << 20;
+/// Bytes of a large transfer each way: 64 MiB, or as many MiB as `SHADOWSOCKS_MIB` says.
+fn large() -> u64 {
+    let mebibytes = node::variable("SHADOWSOCKS_MIB").map(|text| text.parse::<u64>().unwrap());
+    mebibytes.unwrap_or(64) << 20
+}
 
 /// Streams that are open at one time.
 const PARALLEL: usize = 200;
@@ -109,14 +112,15 @@ async fn a_stream_without_target_takes_the_address_from_its_first_bytes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_transfers_arrive_whole_both_ways_at_once() {
     let echo = target::echo().await;
-    let expected = target::digest_of_pattern(LARGE);
+    let large = large();
+    let expected = target::digest_of_pattern(large);
     let ciphers = [Cipher::Aes128Gcm, Cipher::Chacha20IetfPoly1305, Cipher::Blake3Aes256Gcm];
     for (program, cipher) in [Program::Rust; 3].into_iter().zip(ciphers) {
         let Some(node) = Node::start(program, cipher) else { return };
         let stream = node.open(Some(echo)).await;
         let (mut read, mut write) = tokio::io::split(stream);
         let sending = tokio::spawn(async move {
-            target::send_pattern(&mut write, LARGE).await.unwrap();
+            target::send_pattern(&mut write, large).await.unwrap();
             write.shutdown().await.unwrap();
         });
         assert_eq!(target::digest_of(&mut read).await, expected, "{cipher}");
