@@ -17,6 +17,7 @@ use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind};
+use httvps_upstream::Connector;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -52,6 +53,8 @@ thread_local! {
 /// `max_session_queue_bytes` in all, plus two datagrams for each of their streams.
 pub(super) struct Active {
     gateway: Arc<Gateway>,
+    /// Where the streams go.
+    connector: Arc<dyn Connector>,
     link: ClientLink,
     wire: Wire,
     place: Place,
@@ -92,14 +95,22 @@ struct Traffic {
     streams: u64,
 }
 
+/// What a session has from its begin.
+pub(super) struct Entry {
+    pub(super) place: Place,
+    pub(super) connector: Arc<dyn Connector>,
+    pub(super) device_id: Arc<str>,
+    pub(super) session_id: Arc<str>,
+}
+
 impl Active {
     pub(super) fn new(
         gateway: Arc<Gateway>,
         link: ClientLink,
         session: Session,
-        place: Place,
-        (device_id, session_id): (Arc<str>, Arc<str>),
+        entry: Entry,
     ) -> Self {
+        let Entry { place, connector, device_id, session_id } = entry;
         let now = Instant::now();
         let config = &gateway.config;
         let errors = Bucket::new(config.max_errors_per_second, config.max_error_burst, now);
@@ -110,6 +121,7 @@ impl Active {
             Wire::Json(session)
         };
         Self {
+            connector,
             link,
             wire,
             place,

@@ -282,6 +282,12 @@ impl Relay {
         }
         self.pending = Pending::default();
         self.blocked_since = None;
+        if self.write_failure.is_none()
+            // An upstream that encrypts may hold bytes that it has taken.
+            && let Poll::Ready(Err(error)) = Pin::new(stream).poll_flush(&mut cx)
+        {
+            self.write_failure = Some(end_of_io(&error));
+        }
     }
 
     fn poll_read(&mut self, now: Instant, sink: &mut impl Sink) -> Turn {

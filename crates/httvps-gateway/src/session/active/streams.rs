@@ -150,7 +150,7 @@ impl Active {
             Err(error) => return self.refuse_target(stream, error, now),
         };
         let deadline = self.gateway.config.dial_timeout;
-        let dial = self.gateway.connector.connect(OpenRequest { target, deadline });
+        let dial = self.connector.connect(OpenRequest { target, deadline });
         self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
         self.traffic.streams += 1;
         self.gateway.metrics.stream_opened();
@@ -163,7 +163,7 @@ impl Active {
 
     /// The target that a client named, for a connector that wants to know it.
     pub(super) fn parse_target(&self, text: Option<&str>) -> Result<Option<Target>, TargetError> {
-        let text = text.filter(|_| self.gateway.connector.uses_target());
+        let text = text.filter(|_| self.connector.uses_target());
         text.map(Target::parse).transpose()
     }
 
