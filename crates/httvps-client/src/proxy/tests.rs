@@ -37,20 +37,24 @@ impl Open for FakeOpen {
         if target.port == 1 {
             return Err(OpenError::NoDatagrams);
         }
-        Ok(Shout(mpsc::unbounded_channel()))
+        let (to, from) = mpsc::channel(8);
+        Ok(Shout { to, from })
     }
 }
 
 /// Answers each datagram with the same in capitals.
-struct Shout((mpsc::UnboundedSender<Box<[u8]>>, mpsc::UnboundedReceiver<Box<[u8]>>));
+struct Shout {
+    to: mpsc::Sender<Box<[u8]>>,
+    from: mpsc::Receiver<Box<[u8]>>,
+}
 
 impl OpenDatagrams for Shout {
     fn send(&self, datagram: &[u8]) {
-        self.0.0.send(datagram.to_ascii_uppercase().into()).unwrap();
+        self.to.try_send(datagram.to_ascii_uppercase().into()).unwrap();
     }
 
     async fn recv(&mut self) -> Result<Box<[u8]>, StreamFailure> {
-        Ok(self.0.1.recv().await.unwrap())
+        Ok(self.from.recv().await.unwrap())
     }
 }
 
