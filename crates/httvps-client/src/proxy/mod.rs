@@ -1,6 +1,8 @@
 //! A SOCKS5 and HTTP proxy on one port.
 
 mod accept;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod prefixed;
 mod request;
