@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // The load generator judges the gateway from outside, so it shares no code with it.
     ("httvps-bench", &[]),
+    ("httvps-fuzz", &["httvps-proto", "httvps-transport", "httvps-client", "httvps-gateway"]),
     ("xtask", &["httvps-proto", "httvps-gateway"]),
 ];
 

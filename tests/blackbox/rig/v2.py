@@ -36,6 +36,10 @@ class V2Device(Device):
     def enter(self, **fields):
         self.login(fresh_device(), capabilities=["v2"], **fields)
         assert "v2" in self.auth["capabilities"], self.auth
+        return self.begin()
+
+    def begin(self):
+        """The state of a session that has just begun."""
         self.streams = defaultdict(Stream)
         self.others = []
         self.credit = defaultdict(lambda: STREAM_CREDIT, {0: SESSION_CREDIT})
@@ -164,4 +168,4 @@ def enter(gateway, **fields):
         raise
 
 
-__all__ = ["Credit", "Data", "Datagram", "Finish", "GoAway", "Open", "Reset", "V2Device", "enter"]
+__all__ = ["Credit", "Data", "Datagram", "Finish", "GoAway", "Open", "Ping", "Reset", "V2Device", "encode", "enter"]

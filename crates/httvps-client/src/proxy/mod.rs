@@ -2,6 +2,8 @@
 
 mod accept;
 mod associate;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod prefixed;
 mod request;

@@ -70,7 +70,7 @@ pub(super) async fn answer<O: Open>(
     }))
 }
 
-fn is_authorized(headers: &HeaderMap, credentials: Option<&Credentials>) -> bool {
+pub(super) fn is_authorized(headers: &HeaderMap, credentials: Option<&Credentials>) -> bool {
     let Some(known) = credentials else {
         return true;
     };
@@ -82,7 +82,7 @@ fn is_authorized(headers: &HeaderMap, credentials: Option<&Credentials>) -> bool
 }
 
 /// Where a request wants to go; else what is wrong with it.
-fn target_of(method: &Method, uri: &Uri) -> Result<Target, String> {
+pub(super) fn target_of(method: &Method, uri: &Uri) -> Result<Target, String> {
     let malformed = |error: TargetError| format!("malformed target: {error}");
     let authority = uri.authority().map(hyper::http::uri::Authority::as_str);
     // A user name before the host is for the origin, who gets it in another header.

@@ -329,3 +329,9 @@ fn tls(settings: &BackendSettings) -> Result<rustls::ClientConfig, BackendSetupE
     authorities::client_config(is_https, ca)
         .map_err(|problem| BackendSetupError(format!("backend_ca_path: {problem}")))
 }
+
+/// As the answer of a call is read, opened to the fuzzer: None is an error of the backend.
+#[cfg(feature = "fuzzing")]
+pub fn read_answer(status: u16, body: &[u8]) -> Option<ValidateDeviceResult> {
+    answer::read(status, body).ok()
+}

@@ -153,8 +153,8 @@ fn is_service_link(name: &str) -> bool {
 /// All that was given, ready to be taken setting by setting.
 #[derive(Debug)]
 pub(super) struct Given<'a> {
-    sources: &'a Sources,
-    document: Document,
+    pub(super) sources: &'a Sources,
+    pub(super) document: Document,
 }
 
 /// A text, where it came from, and what that place is called.

@@ -11,6 +11,8 @@
 mod command_line;
 mod duration;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod given;
 mod kind;
 mod listen;

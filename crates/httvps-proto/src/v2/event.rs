@@ -51,6 +51,8 @@ pub enum Violation {
     CreditExceeded,
     /// More credit than may be outstanding.
     CreditOverflow,
+    /// A second OPENED for a stream.
+    OpenedTwice,
 }
 
 impl Violation {
@@ -65,6 +67,7 @@ impl Violation {
             Self::AfterFinish => "data after finish",
             Self::CreditExceeded => "data beyond the credit",
             Self::CreditOverflow => "too much credit",
+            Self::OpenedTwice => "stream opened twice",
         }
     }
 }
@@ -139,7 +142,7 @@ pub enum Event<'m> {
 pub struct GoneAway<'m> {
     /// Why.
     pub code: ResetCode,
-    /// When the connection is closed, from now.
+    /// When the connection is closed, from now: the earliest that any `GO_AWAY` has said.
     pub deadline: Duration,
     /// For people; not to be trusted.
     pub words: &'m str,

@@ -8,6 +8,7 @@ mod budget;
 mod code;
 mod event;
 mod frame;
+mod pings;
 mod session;
 mod stream;
 mod window;

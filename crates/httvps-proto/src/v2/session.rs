@@ -1,14 +1,15 @@
 //! Either side's state of a session.
 
 use super::event::{Event, GoneAway, Limits, OpenError, Violation};
+use super::pings::Pings;
 use super::stream::Stream;
 use super::window::{SendCredit, Window};
 use super::{
     Budget, Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, MAX_DATA, MAX_DATAGRAM,
-    MAX_PINGS, MAX_TARGET, ResetCode, Side,
+    MAX_TARGET, ResetCode, Side,
 };
 use crate::Bucket;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// One session of the second wire format, on either side, after its `auth_result`.
@@ -39,10 +40,10 @@ pub struct Session {
     promised: u64,
     /// What of it is above their first credit.
     grown: u64,
-    pings: VecDeque<Instant>,
-    next_ping: u64,
-    round_trip: Option<Duration>,
+    pings: Pings,
     is_going_away: bool,
+    /// When the session ends, as far as the gateway has said.
+    ends_at: Option<Instant>,
 }
 
 impl Session {
@@ -59,10 +60,9 @@ impl Session {
             window: Window::new(INITIAL_SESSION_CREDIT),
             promised: 0,
             grown: 0,
-            pings: VecDeque::new(),
-            next_ping: 0,
-            round_trip: None,
+            pings: Pings::default(),
             is_going_away: false,
+            ends_at: None,
         }
     }
 
@@ -77,11 +77,14 @@ impl Session {
             Frame::Open { stream, kind, target } => {
                 self.handle_open(now, stream, kind, target, out)
             }
-            Frame::Opened { stream } => Ok(if self.known(stream)?.is_some() {
-                Event::Opened(stream)
-            } else {
-                Event::Nothing
-            }),
+            Frame::Opened { stream } => match self.known(stream)? {
+                Some(known) if known.is_opened => Err(Violation::OpenedTwice),
+                Some(known) => {
+                    known.is_opened = true;
+                    Ok(Event::Opened(stream))
+                }
+                None => Ok(Event::Nothing),
+            },
             Frame::Data { stream, data } => self.handle_data(stream, data, out),
             Frame::Finish { stream } => self.handle_finish(stream, out),
             Frame::Reset { stream, code, words } => {
@@ -103,10 +106,12 @@ impl Session {
                 Frame::Pong { opaque }.encode(out);
                 Ok(Event::Nothing)
             }
-            Frame::Pong { opaque } => Ok(self.handle_pong(now, opaque)),
+            Frame::Pong { opaque } => {
+                Ok(self.pings.answered(now, opaque).map_or(Event::Nothing, Event::RoundTrip))
+            }
             Frame::GoAway { code, deadline_ms, words } => {
                 self.is_going_away = true;
-                let deadline = Duration::from_millis(deadline_ms.into());
+                let deadline = self.shorten(now, Duration::from_millis(deadline_ms.into()));
                 Ok(Event::GoAway(GoneAway { code, deadline, words }))
             }
             Frame::Skipped => Ok(Event::Nothing),
@@ -202,21 +207,6 @@ impl Session {
         }
     }
 
-    fn handle_pong(&mut self, now: Instant, opaque: [u8; 8]) -> Event<'static> {
-        // Pings are numbered and answered in order; an answer to none of them is passed over.
-        let first = self.next_ping - self.pings.len() as u64;
-        let Some(index) = u64::from_be_bytes(opaque).checked_sub(first) else {
-            return Event::Nothing;
-        };
-        let Some(sent) = usize::try_from(index).ok().and_then(|at| self.pings.drain(..).nth(at))
-        else {
-            return Event::Nothing;
-        };
-        let measured = now.saturating_duration_since(sent);
-        self.round_trip = Some(self.round_trip.map_or(measured, |known| known.min(measured)));
-        Event::RoundTrip(measured)
-    }
-
     /// Client: opens a stream. DATA may follow at once.
     pub fn open(
         &mut self,
@@ -241,9 +231,11 @@ impl Session {
         Ok(stream)
     }
 
-    /// Gateway: says that the far socket is open.
+    /// Gateway: says that the far socket is open. Only the first call for a stream has an effect.
     pub fn opened(&mut self, stream: u32, out: &mut Vec<u8>) {
-        if self.is_open(stream) {
+        let unopened = self.streams.get_mut(&stream).filter(|known| !known.is_opened);
+        if let Some(known) = unopened {
+            known.is_opened = true;
             Frame::Opened { stream }.encode(out);
         }
     }
@@ -343,7 +335,7 @@ impl Session {
         };
         let bytes = known.consume(bytes) as usize;
         if !known.has_received_finish {
-            let wanted = known.wanted_window(now, self.round_trip);
+            let wanted = known.wanted_window(now, self.pings.shortest());
             self.grow(stream, wanted);
             let granted = self.streams.get_mut(&stream).and_then(|known| known.window.grant(0));
             if let Some(increment) = granted {
@@ -354,15 +346,9 @@ impl Session {
         self.remove_if_over(stream, out);
     }
 
-    /// Measures the round trip; false when [`MAX_PINGS`] are unanswered.
+    /// Measures the round trip; false when [`MAX_PINGS`](super::MAX_PINGS) are unanswered.
     pub fn ping(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
-        if self.pings.len() >= MAX_PINGS {
-            return false;
-        }
-        Frame::Ping { opaque: self.next_ping.to_be_bytes() }.encode(out);
-        self.next_ping += 1;
-        self.pings.push_back(now);
-        true
+        self.pings.send(now, out)
     }
 
     /// Gateway: announces the end of the session. New streams are refused from now on.
@@ -403,7 +389,14 @@ impl Session {
 
     /// The shortest round trip that was measured.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.round_trip
+        self.pings.shortest()
+    }
+
+    /// The time until the end: the earliest that was announced counts.
+    fn shorten(&mut self, now: Instant, deadline: Duration) -> Duration {
+        let ends_at = self.ends_at.map_or(now + deadline, |known| known.min(now + deadline));
+        self.ends_at = Some(ends_at);
+        ends_at.saturating_duration_since(now)
     }
 
     /// The stream of a frame; None when it is over; an error when it never was.

@@ -17,6 +17,8 @@ const MIN_PERIOD: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) kind: Kind,
+    /// OPENED was sent or received.
+    pub(super) is_opened: bool,
     pub(super) has_sent_finish: bool,
     pub(super) has_received_finish: bool,
     pub(super) send: SendCredit,
@@ -30,6 +32,7 @@ impl Stream {
     pub(super) fn new(kind: Kind, now: Instant) -> Self {
         Self {
             kind,
+            is_opened: false,
             has_sent_finish: false,
             has_received_finish: false,
             send: SendCredit::new(INITIAL_STREAM_CREDIT),

@@ -1,6 +1,7 @@
-//! Replays the inputs that fuzzing starts from, and those that once found something.
+//! Replays the inputs that fuzzing starts from and those that once found something, and runs others.
 
 use crate::{codec, operations};
+use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
 fn corpus(name: &str) -> Vec<PathBuf> {
@@ -30,5 +31,14 @@ fn every_run_of_the_corpus_keeps_the_invariants() {
         let input = std::fs::read(&path).unwrap();
         let run = std::panic::catch_unwind(|| operations::run(&input));
         assert!(run.is_ok(), "{} broke an invariant (see above)", path.display());
+    }
+}
+
+proptest! {
+    #![proptest_config(crate::codec::config())]
+
+    #[test]
+    fn no_byte_is_lost_and_every_stream_ends_once(input in proptest::collection::vec(any::<u8>(), 0..600)) {
+        operations::run(&input);
     }
 }

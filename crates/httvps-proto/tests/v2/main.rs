@@ -5,6 +5,7 @@
 
 mod codec;
 mod credit;
+mod operations;
 mod pair;
 mod random;
 mod rules;

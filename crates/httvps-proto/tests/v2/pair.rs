@@ -84,6 +84,14 @@ impl End {
         written
     }
 
+    /// Says that the far socket is open, if that has not been said.
+    pub fn open_once(&mut self, stream: u32) {
+        let story = self.stories.entry(stream).or_default();
+        if std::mem::replace(&mut story.opened, 1) == 0 {
+            self.say(|session, out| session.opened(stream, out));
+        }
+    }
+
     pub fn finish(&mut self, stream: u32) {
         if self.session.is_open(stream) {
             self.stories.entry(stream).or_default().has_finished = true;

@@ -154,3 +154,29 @@ fn frames_of_a_later_version_are_passed_over() {
     let event = pair.gateway.session.handle_frame(pair.now, frame, &mut Vec::new());
     assert_eq!(event, Ok(Event::Nothing));
 }
+
+#[test]
+fn a_stream_opens_once() {
+    let mut pair = gateway();
+    for _ in 0..2 {
+        pair.gateway.say(|session, out| session.opened(1, out));
+    }
+    pair.settle();
+    assert_eq!(pair.client.stories[&1].opened, 1, "the second call said nothing");
+    let again = Frame::Opened { stream: 1 };
+    let result = pair.client.session.handle_frame(pair.now, again, &mut Vec::new());
+    assert_eq!(result, Err(Violation::OpenedTwice));
+}
+
+#[test]
+fn the_earliest_end_that_was_announced_counts() {
+    let mut pair = gateway();
+    for (seconds, wait) in [(30, 10), (60, 5), (2, 0)] {
+        let deadline = Duration::from_secs(seconds);
+        pair.gateway.say(|session, out| session.go_away(ResetCode::GoingAway, deadline, "", out));
+        pair.settle();
+        pair.now += Duration::from_secs(wait);
+    }
+    let told: Vec<u64> = pair.client.gone_away.iter().map(|(_, left)| left.as_secs()).collect();
+    assert_eq!(told, [30, 20, 2]);
+}

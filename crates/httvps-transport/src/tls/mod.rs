@@ -10,6 +10,8 @@ mod certificate;
 mod client;
 mod engine;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handshake;
 mod held;
 mod post;

@@ -106,6 +106,18 @@ impl Session {
         })
     }
 
+    /// The same connection with other keys and without a past.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn start_over(self, format: super::fuzzing::Format) -> Result<Self, Error> {
+        let is_client = self.kernel.is_client();
+        let (tx, rx) = (format.secrets(), format.secrets());
+        let kernel = match (format.version(), self.kernel) {
+            (Version::Tls12, _) => Kernel::Tls12 { is_client },
+            (Version::Tls13, kernel) => kernel,
+        };
+        Self::new(&ExtractedSecrets { tx, rx }, kernel, self.suite, false)
+    }
+
     pub(super) fn is_resumed(&self) -> bool {
         self.is_resumed
     }

@@ -140,6 +140,11 @@ impl<IO> TlsStream<IO> {
         Self { io, state: Box::new(state) }
     }
 
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn into_session(self) -> Session {
+        self.state.session
+    }
+
     #[cfg(test)]
     pub(super) fn state(&mut self) -> &mut State {
         &mut self.state

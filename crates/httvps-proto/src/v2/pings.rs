@@ -1,0 +1,42 @@
+//! PINGs of this side, and the round trip that their answers measure.
+
+use super::{Frame, MAX_PINGS};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// PINGs are numbered and answered in order.
+#[derive(Debug, Default)]
+pub(super) struct Pings {
+    /// When those were sent that are not answered, at most [`MAX_PINGS`].
+    unanswered: VecDeque<Instant>,
+    next: u64,
+    shortest: Option<Duration>,
+}
+
+impl Pings {
+    /// Sends one; false when too many are unanswered.
+    pub(super) fn send(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        if self.unanswered.len() >= MAX_PINGS {
+            return false;
+        }
+        Frame::Ping { opaque: self.next.to_be_bytes() }.encode(out);
+        self.next += 1;
+        self.unanswered.push_back(now);
+        true
+    }
+
+    /// The round trip that an answer has measured; None when it answers nothing.
+    pub(super) fn answered(&mut self, now: Instant, opaque: [u8; 8]) -> Option<Duration> {
+        let first = self.next - self.unanswered.len() as u64;
+        let at = usize::try_from(u64::from_be_bytes(opaque).checked_sub(first)?).ok()?;
+        let sent = self.unanswered.drain(..).nth(at)?;
+        let measured = now.saturating_duration_since(sent);
+        self.shortest = Some(self.shortest.map_or(measured, |known| known.min(measured)));
+        Some(measured)
+    }
+
+    /// The shortest round trip that was measured.
+    pub(super) fn shortest(&self) -> Option<Duration> {
+        self.shortest
+    }
+}

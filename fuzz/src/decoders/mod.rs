@@ -1,0 +1,76 @@
+//! What is fuzzed. Each decoder also checks what must hold whatever the input: see its module.
+
+mod config;
+mod json;
+mod pieces;
+mod proxy;
+mod records;
+mod seeds;
+mod text;
+mod upgrade;
+mod v2;
+mod websocket;
+
+use crate::run::Decoder;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// All of them, in the order in which they run.
+pub(crate) const NAMES: [&str; 17] = [
+    "json-frame",
+    "json-gateway",
+    "json-client",
+    "json-sessions",
+    "v2-frame",
+    "v2-session",
+    "v2-sessions",
+    "target",
+    "websocket",
+    "upgrade-request",
+    "upgrade-answer",
+    "tls-records",
+    "socks5",
+    "http-proxy",
+    "backend-answer",
+    "config",
+    "values",
+];
+
+pub(crate) fn by_name(name: &str) -> Option<Box<dyn Decoder>> {
+    Some(match name {
+        "json-frame" => Box::new(json::Frame::default()),
+        "json-gateway" => Box::new(json::Gateway::default()),
+        "json-client" => Box::new(json::Client::default()),
+        "json-sessions" => Box::new(json::Sessions::default()),
+        "v2-frame" => Box::new(v2::Bytes::default()),
+        "v2-session" => Box::new(v2::Hostile),
+        "v2-sessions" => Box::new(v2::Sessions::default()),
+        "target" => Box::new(text::Targets),
+        "websocket" => Box::new(websocket::Inbound),
+        "upgrade-request" => Box::new(upgrade::Request),
+        "upgrade-answer" => Box::new(upgrade::Answer),
+        "tls-records" => Box::new(records::Records::new()),
+        "socks5" => Box::new(proxy::Socks5::default()),
+        "http-proxy" => Box::new(proxy::Http::default()),
+        "backend-answer" => Box::new(text::BackendAnswer),
+        "config" => Box::new(config::Settings::default()),
+        "values" => Box::new(text::Values),
+        _ => return None,
+    })
+}
+
+/// A number for what happened.
+fn behaviour(what: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A number for the variant of a value.
+fn kind<T>(value: &T) -> u64 {
+    behaviour(std::mem::discriminant(value))
+}
+
+/// Splits the first byte off; 0 when there is none.
+fn choice(input: &[u8]) -> (u8, &[u8]) {
+    input.split_first().map_or((0, input), |(first, rest)| (*first, rest))
+}
