@@ -36,6 +36,9 @@ pub fn socks5(input: &[u8], piece: usize, credentials: Option<&Credentials>) -> 
 
 /// Takes a datagram of an association; its target and its payload, which what comes back in the
 /// target's name must lead to as well.
+///
+/// # Panics
+/// When the answer's header does not lead back to the same target, which is what is fuzzed for.
 pub fn socks5_datagram(input: &[u8]) -> Option<(Target, &[u8])> {
     let (target, payload) = datagram(input)?;
     let answer = [&datagram_header(&target), payload].concat();
