@@ -8,9 +8,19 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("httvps-proto", &[]),
     ("httvps-transport", &[]),
+    ("httvps-shadowsocks", &["httvps-proto"]),
     ("httvps-upstream", &["httvps-proto"]),
     ("httvps-mux", &["httvps-proto", "httvps-transport"]),
-    ("httvps-gateway", &["httvps-proto", "httvps-transport", "httvps-upstream", "httvps-mux"]),
+    (
+        "httvps-gateway",
+        &[
+            "httvps-proto",
+            "httvps-transport",
+            "httvps-shadowsocks",
+            "httvps-upstream",
+            "httvps-mux",
+        ],
+    ),
     ("httvps-client", &["httvps-proto", "httvps-transport", "httvps-mux"]),
     ("httvps-backend", &[]),
     (

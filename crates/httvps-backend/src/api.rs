@@ -112,7 +112,7 @@ impl Api {
             };
         let outcome = Fields::parse(&body).and_then(|fields| match endpoint {
             Endpoint::ValidateDevice => self.validate_device(&fields),
-            Endpoint::AssignOutline => assign_outline(&fields),
+            Endpoint::AssignOutline => self.assign_outline(&fields),
             Endpoint::UsageReport => self.usage_report(&fields),
             Endpoint::Heartbeat => heartbeat(&fields),
         });
@@ -162,6 +162,27 @@ impl Api {
         })
     }
 
+    fn assign_outline(&self, fields: &Fields) -> Result<Answer, String> {
+        let device_id = shortened(fields.text("device_id")?);
+        let region = fields.optional_text("region_code")?.filter(|region| !region.is_empty());
+        let Some(node) = self.backend.assign(region) else {
+            tracing::warn!(device_id, "no_outline_nodes_available");
+            return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "no_outline_nodes_available"));
+        };
+        tracing::info!(device_id, node_id = node.node_id.as_str(), "outline_node_assigned");
+        let answer = json!({
+            "node_id": node.node_id,
+            "host": node.host,
+            "port": node.port,
+            "method": node.method,
+            "password": node.password,
+            "region": node.region,
+            "access_key_id": node.access_key_id,
+            "access_url": node.access_url,
+        });
+        Ok(respond(StatusCode::OK, &answer))
+    }
+
     fn usage_report(&self, fields: &Fields) -> Result<Answer, String> {
         fields.optional_text("session_id")?;
         let device_id = fields.text("device_id")?;
@@ -193,13 +214,6 @@ impl Endpoint {
             _ => None,
         }
     }
-}
-
-/// There are no nodes in the file of devices, so there is never one to assign.
-fn assign_outline(fields: &Fields) -> Result<Answer, String> {
-    fields.text("device_id")?;
-    fields.optional_text("region_code")?;
-    Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "no_outline_nodes_available"))
 }
 
 fn heartbeat(fields: &Fields) -> Result<Answer, String> {

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use crate::Node;
 use crate::devices::{Devices, Verdict};
 use crate::file::{self, FileError, Fingerprint};
 
@@ -17,6 +19,8 @@ pub struct Backend {
     devices: RwLock<Arc<Devices>>,
     watch: Mutex<Watch>,
     usage: Mutex<HashMap<String, Usage>>,
+    /// Assignments of nodes so far.
+    turn: AtomicUsize,
 }
 
 /// What was last seen of the file.
@@ -37,6 +41,7 @@ impl Backend {
             devices: RwLock::new(Arc::new(reading.devices?)),
             watch: Mutex::new(Watch { fingerprint: reading.fingerprint, problem: None }),
             usage: Mutex::new(HashMap::new()),
+            turn: AtomicUsize::new(0),
         })
     }
 
@@ -51,6 +56,18 @@ impl Backend {
     /// known one.
     pub fn validate(&self, device_id: &str, token: &str) -> Verdict {
         self.snapshot().validate(device_id, token, SystemTime::now())
+    }
+
+    /// How many Outline nodes are known.
+    pub fn node_count(&self) -> usize {
+        self.snapshot().nodes().list().len()
+    }
+
+    /// The Outline node for the next session: the enabled nodes of the region in turn, or all
+    /// enabled ones where none is given or none stands there.
+    pub fn assign(&self, region: Option<&str>) -> Option<Node> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.snapshot().nodes().assign(region, turn).cloned()
     }
 
     /// Adds to the traffic of a device, in bytes; a device that is not in the file is not counted.
@@ -105,10 +122,13 @@ impl Backend {
         watch.fingerprint = reading.fingerprint;
         let devices = reading.devices?;
         let was_broken = watch.problem.take().is_some();
-        if devices.list() == self.snapshot().list() && !was_broken {
+        let old = self.snapshot();
+        let is_same = devices.list() == old.list() && devices.nodes() == old.nodes();
+        if is_same && !was_broken {
             return Ok(Reload::Unchanged);
         }
-        tracing::info!(devices = devices.list().len(), "devices_reloaded");
+        let nodes = devices.nodes().list().len();
+        tracing::info!(devices = devices.list().len(), nodes, "devices_reloaded");
         lock(&self.usage).retain(|id, _| devices.position(id).is_some());
         *self.devices.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(devices);
         Ok(Reload::Changed)

@@ -84,9 +84,10 @@ impl Fields {
     }
 
     /// A string, null or nothing.
-    pub(crate) fn optional_text(&self, name: &str) -> Result<(), String> {
+    pub(crate) fn optional_text(&self, name: &str) -> Result<Option<&str>, String> {
         match self.0.get(name) {
-            None | Some(Value::Null | Value::String(_)) => Ok(()),
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
             Some(_) => Err(wrong(name, "a string or null")),
         }
     }

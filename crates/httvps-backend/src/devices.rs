@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::SystemTime;
 
-use crate::{Device, TokenDigest};
+use crate::node::Nodes;
+use crate::{Device, Node, TokenDigest};
 
 /// An immutable set of devices with distinct ids and distinct tokens.
 ///
@@ -13,6 +14,8 @@ use crate::{Device, TokenDigest};
 #[derive(Debug, Default)]
 pub(crate) struct Devices {
     list: Vec<Device>,
+    /// The Outline nodes that stand in the same file.
+    nodes: Nodes,
     by_id: HashMap<String, usize>,
     by_token: HashMap<TokenDigest, usize>,
 }
@@ -46,15 +49,24 @@ impl Devices {
                 }
             };
         }
-        Ok(Self { list, by_id, by_token })
+        Ok(Self { list, nodes: Nodes::default(), by_id, by_token })
+    }
+
+    /// The same devices with these nodes.
+    pub(crate) fn with_nodes(self, nodes: Nodes) -> Self {
+        Self { nodes, ..self }
+    }
+
+    pub(crate) fn nodes(&self) -> &Nodes {
+        &self.nodes
     }
 
     pub(crate) fn list(&self) -> &[Device] {
         &self.list
     }
 
-    pub(crate) fn into_list(self) -> Vec<Device> {
-        self.list
+    pub(crate) fn into_lists(self) -> (Vec<Device>, Vec<Node>) {
+        (self.list, self.nodes.into_list())
     }
 
     pub(crate) fn position(&self, device_id: &str) -> Option<usize> {

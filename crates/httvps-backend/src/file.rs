@@ -10,9 +10,10 @@ use std::{error, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Device;
 use crate::devices::Devices;
+use crate::node::Nodes;
 use crate::token::random_hex;
+use crate::{Device, Node};
 
 /// Largest devices file, in bytes; room for a quarter of a million devices.
 const MAX_FILE_LEN: u64 = 64 * 1024 * 1024;
@@ -27,6 +28,8 @@ struct Document {
     #[serde(default)]
     version: Version,
     devices: Vec<Device>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<Node>,
 }
 
 /// The version of the document: the number 1.
@@ -112,16 +115,17 @@ fn parse(path: &Path, text: &[u8]) -> Result<Devices, FileError> {
     let malformed = |problem| FileError::Malformed { path: path.to_owned(), problem };
     let document: Document =
         serde_json::from_slice(text).map_err(|problem| malformed(problem.to_string()))?;
-    Devices::new(document.devices).map_err(malformed)
+    let nodes = Nodes::new(document.nodes).map_err(malformed)?;
+    Devices::new(document.devices).map(|devices| devices.with_nodes(nodes)).map_err(malformed)
 }
 
 /// Replaces the file in one step: whoever reads it sees the old text or the new one, also after a
 /// crash.
 ///
 /// The new file has mode 0600 and the owner of the old one. Blocks until the disk has it.
-pub(crate) fn write(path: &Path, devices: Vec<Device>) -> Result<(), FileError> {
+pub(crate) fn write(path: &Path, devices: Vec<Device>, nodes: Vec<Node>) -> Result<(), FileError> {
     let failed = |source| FileError::io(path, "cannot write", source);
-    let document = Document { version: Version, devices };
+    let document = Document { version: Version, devices, nodes };
     let mut text = serde_json::to_vec_pretty(&document).map_err(|e| failed(e.into()))?;
     text.push(b'\n');
     if text.len() as u64 > MAX_FILE_LEN {
@@ -254,15 +258,18 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_documentation_is_valid() {
-        let lines = include_str!("lib.rs").lines().filter_map(|line| line.strip_prefix("//!"));
-        let example = lines
-            .skip_while(|line| line.trim() != "```json")
-            .skip(1)
-            .take_while(|line| line.trim() != "```")
-            .collect::<String>();
-        let devices = parse(Path::new("example"), example.as_bytes()).unwrap();
-        assert_eq!(devices.list()[0].device_id.as_str(), "laptop-anna");
+    fn the_examples_of_the_documentation_are_valid() {
+        let text: String = include_str!("lib.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//!"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        let mut examples = text.split("```json").skip(1).map(|rest| {
+            let (example, _) = rest.split_once("```").unwrap();
+            parse(Path::new("example"), example.as_bytes()).unwrap()
+        });
+        assert_eq!(examples.next().unwrap().list()[0].device_id.as_str(), "laptop-anna");
+        assert_eq!(examples.next().unwrap().nodes().list().len(), 2);
     }
 
     #[test]
@@ -271,7 +278,7 @@ mod tests {
         // A directory in the place of the file: the rename must fail.
         let path = directory.path().join("devices.json");
         fs::create_dir(&path).unwrap();
-        write(&path, Vec::new()).unwrap_err();
+        write(&path, Vec::new(), Vec::new()).unwrap_err();
         let names: Vec<_> = fs::read_dir(directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

@@ -29,6 +29,32 @@
 //! or an RFC 3339 timestamp in UTC. Only the statuses `active` and `trialing` let a device in. The
 //! file may have at most 64 MiB.
 //!
+//! Outline nodes stand beside the devices, and are assigned in turn, those of the region first:
+//!
+//! ```json
+//! {
+//!   "version": 1,
+//!   "devices": [],
+//!   "nodes": [
+//!     {
+//!       "node_id": "fra-1",
+//!       "region": "eu",
+//!       "host": "192.0.2.10",
+//!       "port": 8388,
+//!       "method": "chacha20-ietf-poly1305",
+//!       "password": "the node's own"
+//!     },
+//!     {
+//!       "node_id": "nyc-1",
+//!       "host": "192.0.2.20",
+//!       "port": 443,
+//!       "access_url": "ss://…@192.0.2.20:443/?outline=1",
+//!       "enabled": false
+//!     }
+//!   ]
+//! }
+//! ```
+//!
 //! # What is kept of a token
 //!
 //! Only its SHA-256. A fast hash is right here, and a slow one (argon2, bcrypt) would add nothing:
@@ -44,6 +70,7 @@ mod device;
 mod devices;
 mod file;
 mod lock;
+mod node;
 mod server;
 mod store;
 mod subscription;
@@ -54,6 +81,7 @@ pub use backend::{Backend, Reload, Usage};
 pub use device::{Device, DeviceId, InvalidDeviceId};
 pub use devices::{Refusal, Verdict};
 pub use file::FileError;
+pub use node::{InvalidNodeId, Node, NodeId};
 pub use server::{ServeOptions, serve};
 pub use store::{EndChange, NewDevice, Store, StoreError};
 pub use subscription::{

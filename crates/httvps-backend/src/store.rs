@@ -8,7 +8,7 @@ use crate::devices::Devices;
 use crate::file::{self, FileError};
 use crate::lock::FileLock;
 use crate::token::{RandomError, random_hex};
-use crate::{Device, DeviceId, SubscriptionEnd, SubscriptionStatus, Token};
+use crate::{Device, DeviceId, Node, NodeId, SubscriptionEnd, SubscriptionStatus, Token};
 
 /// How long a change waits for another process that is changing the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ impl Store {
 
     /// All devices, in the order of the file.
     pub fn devices(&self) -> Result<Vec<Device>, StoreError> {
-        Ok(file::read(&self.path)?.devices?.into_list())
+        Ok(file::read(&self.path)?.devices?.into_lists().0)
     }
 
     /// Adds a device with a fresh token, creating the file when there is none; the token is in no
@@ -98,6 +98,41 @@ impl Store {
         })
     }
 
+    /// All Outline nodes, in the order of the file.
+    pub fn nodes(&self) -> Result<Vec<Node>, StoreError> {
+        Ok(file::read(&self.path)?.devices?.into_lists().1)
+    }
+
+    /// Adds a node, creating the file when there is none.
+    pub fn add_node(&self, node: Node) -> Result<Node, StoreError> {
+        if let Some(problem) = node.problem() {
+            return Err(StoreError::InvalidNode(problem));
+        }
+        self.change(Missing::StartEmpty, |devices| {
+            if find_node(devices, node.node_id.as_str()).is_ok() {
+                return Err(StoreError::NodeExists(node.node_id));
+            }
+            Ok((node.clone(), Edit::PushNode(node)))
+        })
+    }
+
+    /// Switches a node on or off: to one that is off no device is sent.
+    pub fn enable_node(&self, node_id: &str, enabled: bool) -> Result<Node, StoreError> {
+        self.change(Missing::Fail, |devices| {
+            let index = find_node(devices, node_id)?;
+            let node = Node { enabled, ..devices.nodes().list()[index].clone() };
+            Ok((node.clone(), Edit::ReplaceNode(index, node)))
+        })
+    }
+
+    /// Removes a node and returns what it was.
+    pub fn remove_node(&self, node_id: &str) -> Result<Node, StoreError> {
+        self.change(Missing::Fail, |devices| {
+            let index = find_node(devices, node_id)?;
+            Ok((devices.nodes().list()[index].clone(), Edit::RemoveNode(index)))
+        })
+    }
+
     fn change_device(
         &self,
         device_id: &str,
@@ -112,11 +147,11 @@ impl Store {
     }
 
     /// Reads, decides and writes under the lock.
-    fn change(
+    fn change<T>(
         &self,
         missing: Missing,
-        decide: impl FnOnce(&Devices) -> Result<(Device, Edit), StoreError>,
-    ) -> Result<Device, StoreError> {
+        decide: impl FnOnce(&Devices) -> Result<(T, Edit), StoreError>,
+    ) -> Result<T, StoreError> {
         // Through a symbolic link the file behind it is replaced, not the link.
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let _lock = FileLock::acquire(&path, LOCK_PATIENCE)?;
@@ -124,15 +159,18 @@ impl Store {
             (Err(FileError::Missing(_)), Missing::StartEmpty) => Devices::default(),
             (reading, _) => reading?.devices?,
         };
-        let (device, edit) = decide(&devices)?;
-        let mut list = devices.into_list();
+        let (changed, edit) = decide(&devices)?;
+        let (mut list, mut nodes) = devices.into_lists();
         match edit {
             Edit::Push(device) => list.push(device),
             Edit::Replace(index, device) => list[index] = device,
             Edit::Remove(index) => drop(list.remove(index)),
+            Edit::PushNode(node) => nodes.push(node),
+            Edit::ReplaceNode(index, node) => nodes[index] = node,
+            Edit::RemoveNode(index) => drop(nodes.remove(index)),
         }
-        file::write(&path, list)?;
-        Ok(device)
+        file::write(&path, list, nodes)?;
+        Ok(changed)
     }
 }
 
@@ -148,6 +186,15 @@ enum Edit {
     Push(Device),
     Replace(usize, Device),
     Remove(usize),
+    PushNode(Node),
+    ReplaceNode(usize, Node),
+    RemoveNode(usize),
+}
+
+fn find_node(devices: &Devices, node_id: &str) -> Result<usize, StoreError> {
+    let mut nodes = devices.nodes().list().iter();
+    let index = nodes.position(|node| node.node_id.as_str() == node_id);
+    index.ok_or_else(|| StoreError::UnknownNode(node_id.to_owned()))
 }
 
 fn find(devices: &Devices, device_id: &str) -> Result<usize, StoreError> {
@@ -211,6 +258,12 @@ pub enum StoreError {
     DeviceExists(DeviceId),
     /// There is no device of this name.
     UnknownDevice(String),
+    /// There is a node of this name already.
+    NodeExists(NodeId),
+    /// There is no node of this name.
+    UnknownNode(String),
+    /// The fields of the node do not go together; what is wrong, as a phrase after its name.
+    InvalidNode(&'static str),
     /// There are no random numbers to be had.
     Random(RandomError),
 }
@@ -224,6 +277,9 @@ impl fmt::Display for StoreError {
             }
             Self::DeviceExists(id) => write!(f, "the device {:?} exists already", id.as_str()),
             Self::UnknownDevice(id) => write!(f, "there is no device {id:?}"),
+            Self::NodeExists(id) => write!(f, "the node {:?} exists already", id.as_str()),
+            Self::UnknownNode(id) => write!(f, "there is no node {id:?}"),
+            Self::InvalidNode(problem) => write!(f, "the node {problem}"),
             Self::Random(problem) => problem.fmt(f),
         }
     }
@@ -234,7 +290,12 @@ impl error::Error for StoreError {
         match self {
             Self::File(problem) => Some(problem),
             Self::Random(problem) => Some(problem),
-            Self::Busy(_) | Self::DeviceExists(_) | Self::UnknownDevice(_) => None,
+            Self::Busy(_)
+            | Self::DeviceExists(_)
+            | Self::UnknownDevice(_)
+            | Self::NodeExists(_)
+            | Self::UnknownNode(_)
+            | Self::InvalidNode(_) => None,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use httvps_backend::{
-    Backend, EndChange, GatewaySecret, NewDevice, ServeOptions, Store, Usage, serve,
+    Backend, EndChange, GatewaySecret, NewDevice, Node, ServeOptions, Store, Usage, serve,
 };
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -386,4 +386,51 @@ async fn shutdown_cuts_who_does_not_finish() {
     stuck.read_u8().await.unwrap();
     service.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(5), service.server).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn nodes_are_assigned_in_turn_and_follow_the_file() {
+    let (service, _) = Service::start(ServeOptions::default()).await;
+    let node = |id: &str, region: &str| Node {
+        node_id: id.parse().unwrap(),
+        region: Some(region.to_owned()),
+        host: "192.0.2.7".to_owned(),
+        port: 8388,
+        method: Some("aes-256-gcm".to_owned()),
+        password: Some("p4ss".to_owned()),
+        access_key_id: None,
+        access_url: None,
+        enabled: true,
+    };
+    for (id, region) in [("a", "eu"), ("b", "eu"), ("c", "us")] {
+        service.store.add_node(node(id, region)).unwrap();
+    }
+    service.backend.reload_if_changed();
+    let ask = |region: &str| json!({"device_id": "anna", "region_code": region}).to_string();
+    let mut given = Vec::new();
+    for region in ["eu", "eu", "us"] {
+        let answer = service.post(ASSIGN, ask(region)).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        given.push(answer.body["node_id"].as_str().unwrap().to_owned());
+    }
+    given[..2].sort();
+    assert_eq!(given, ["a", "b", "c"]);
+    let whole = service.post(ASSIGN, ask("us")).await.body;
+    let expected = json!({
+        "node_id": "c", "host": "192.0.2.7", "port": 8388, "method": "aes-256-gcm",
+        "password": "p4ss", "region": "us", "access_key_id": null, "access_url": null,
+    });
+    assert_eq!(whole, expected);
+
+    service.store.enable_node("c", false).unwrap();
+    service.store.remove_node("a").unwrap();
+    service.backend.reload_if_changed();
+    assert_eq!(service.post(ASSIGN, ask("us")).await.body["node_id"], "b");
+    service.store.remove_node("b").unwrap();
+    service.backend.reload_if_changed();
+    let refused = service.post(ASSIGN, ask("eu")).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.body, json!({"detail": "no_outline_nodes_available"}));
+    // The devices of the same file are as they were.
+    assert_eq!(service.store.devices().unwrap().len(), 1);
 }

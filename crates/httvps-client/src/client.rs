@@ -3,7 +3,7 @@
 use crate::pool::{Keeper, Pool};
 use crate::session::connect_with;
 use crate::{Config, ConnectError, Open, OpenError, Session};
-use httvps_mux::{ConnectionEnd, Stream};
+use httvps_mux::{ConnectionEnd, Datagrams, Stream};
 use httvps_proto::Target;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -113,6 +113,12 @@ impl Client {
         self.0.pool.open(target).await
     }
 
+    /// Opens a flow of datagrams to `target`; waits for a place as [`Self::open`] does, but not for
+    /// the gateway. Needs a gateway that speaks v2.
+    pub async fn open_datagrams(&self, target: &Target) -> Result<Datagrams, OpenError> {
+        self.0.pool.open_datagrams(target).await
+    }
+
     /// Waits until a session is up. Cancel safe. Returns an error only when the client is closed.
     pub async fn connected(&self) -> Result<(), OpenError> {
         self.0.pool.connected().await
@@ -148,5 +154,14 @@ impl Open for Client {
         target: &Target,
     ) -> impl Future<Output = Result<Self::Stream, OpenError>> + Send {
         Self::open(self, target)
+    }
+
+    type Datagrams = Datagrams;
+
+    fn open_datagrams(
+        &self,
+        target: &Target,
+    ) -> impl Future<Output = Result<Self::Datagrams, OpenError>> + Send {
+        Self::open_datagrams(self, target)
     }
 }

@@ -216,6 +216,8 @@ pub enum OpenError {
     Failed(StreamFailure),
     /// The session ended while the stream was being opened.
     Ended(Arc<ConnectionEnd>),
+    /// The gateway speaks JSON only, which carries no datagrams.
+    NoDatagrams,
     /// The client has been closed.
     Closed,
 }
@@ -230,6 +232,7 @@ impl fmt::Display for OpenError {
             Self::TimedOut => f.write_str("the target did not answer in time"),
             Self::Failed(failure) => failure.fmt(f),
             Self::Ended(end) => end.fmt(f),
+            Self::NoDatagrams => f.write_str("the gateway carries no datagrams: it speaks no v2"),
             Self::Closed => f.write_str("the client is shutting down"),
         }
     }

@@ -1,9 +1,13 @@
-//! Local ports that lead to one target each.
+//! Local ports that lead to one target each, for streams or for datagrams.
 
-use crate::proxy::{Accept, Rejected, Serve};
-use crate::relay::{Local, Outcome, relay};
+use crate::flows::{Flows, Way};
+use crate::proxy::{Accept, Rejected, ReportRejected, Serve};
+use crate::relay::{Outcome, relay};
 use crate::{Open, Target};
+use httvps_mux::Local;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
 /// Serves a listening port: every connection becomes a stream to `target`. A connection whose
@@ -15,6 +19,33 @@ pub async fn serve<O: Open>(
     cancel: CancellationToken,
 ) {
     accept.run(Arc::new(Forward { target, opener }), cancel).await;
+}
+
+/// Serves a local UDP socket: each address that sends to it gets a flow of datagrams to `target`, up
+/// to 32 of them, the quietest giving way; a flow is closed after a minute without any (port 53:
+/// 5 s). Returns when `cancel` is, or when the socket fails.
+pub async fn serve_datagrams<O: Open>(
+    socket: UdpSocket,
+    target: Target,
+    opener: Arc<O>,
+    report: ReportRejected,
+    cancel: CancellationToken,
+) {
+    let mut flows = Flows::<SocketAddr, O>::new(opener, Arc::new(socket));
+    loop {
+        let take = |flows: &mut Flows<SocketAddr, O>, from, bytes: &[u8]| {
+            flows.pass(&from, &target, || Way { program: from, header: Box::default() }, bytes);
+        };
+        let ended = tokio::select! {
+            ended = flows.next(take) => ended,
+            () = cancel.cancelled() => return,
+        };
+        match ended {
+            Ok(Some((target, error))) => report(&Rejected::not_opened(&target, &error)),
+            Ok(None) => {}
+            Err(error) => return report(&Rejected::local(&error)),
+        }
+    }
 }
 
 struct Forward<O> {

@@ -3,7 +3,7 @@
 use crate::backoff::{Backoff, random};
 use crate::client::{Dial, Event, Report};
 use crate::{ConnectError, OpenError, Session, Timing};
-use httvps_mux::{OpenError as Refusal, Opening, Stream};
+use httvps_mux::{Connection, Datagrams, OpenError as Refusal, Stream};
 use httvps_proto::Target;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -117,7 +117,8 @@ impl Pool {
         let text = target.to_string();
         let deadline = Instant::now() + self.timing.open_timeout;
         loop {
-            let (session, opening) = match timeout_at(deadline, self.place(&text)).await {
+            let take = |connection: &Connection| connection.begin(&text);
+            let (session, opening) = match timeout_at(deadline, self.place(&take)).await {
                 Ok(place) => place?,
                 Err(_) => return Err(self.why_no_place()),
             };
@@ -132,6 +133,17 @@ impl Pool {
         }
     }
 
+    /// Takes a place for datagrams; whether the gateway opens them is not waited for.
+    pub(crate) async fn open_datagrams(&self, target: &Target) -> Result<Datagrams, OpenError> {
+        let text = target.to_string();
+        let deadline = Instant::now() + self.timing.open_timeout;
+        let take = |connection: &Connection| connection.begin_datagrams(&text);
+        match timeout_at(deadline, self.place(&take)).await {
+            Ok(place) => Ok(place?.1),
+            Err(_) => Err(self.why_no_place()),
+        }
+    }
+
     fn why_no_place(&self) -> OpenError {
         let state = self.state();
         if state.live() > 0 {
@@ -142,9 +154,12 @@ impl Pool {
     }
 
     /// Takes a place on some session, after those who came before.
-    async fn place(&self, target: &str) -> Result<(Arc<Session>, Opening), OpenError> {
+    async fn place<T>(
+        &self,
+        take: &(impl Fn(&Connection) -> Result<T, Refusal> + Sync),
+    ) -> Result<(Arc<Session>, T), OpenError> {
         if let Ok(_turn) = self.turn.try_lock()
-            && let Some(place) = self.try_place(target)?
+            && let Some(place) = self.try_place(take)?
         {
             return Ok(place);
         }
@@ -153,7 +168,7 @@ impl Pool {
         let mut changes = self.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            if let Some(place) = self.try_place(target)? {
+            if let Some(place) = self.try_place(take)? {
                 return Ok(place);
             }
             let now = Instant::now();
@@ -166,7 +181,10 @@ impl Pool {
     }
 
     /// Takes a place on the oldest session that has one, so that the others fall idle.
-    fn try_place(&self, target: &str) -> Result<Option<(Arc<Session>, Opening)>, OpenError> {
+    fn try_place<T>(
+        &self,
+        take: &impl Fn(&Connection) -> Result<T, Refusal>,
+    ) -> Result<Option<(Arc<Session>, T)>, OpenError> {
         if self.closing.is_cancelled() {
             return Err(OpenError::Closed);
         }
@@ -179,7 +197,7 @@ impl Pool {
             if member.free(now) == 0 {
                 continue;
             }
-            match member.session.connection().begin(target) {
+            match take(member.session.connection()) {
                 Ok(opening) => return Ok(Some((member.session.clone(), opening))),
                 Err(Refusal::NoPlace | Refusal::Draining | Refusal::Closed(_)) => {}
                 Err(refusal) => return Err(final_error(refusal)),
@@ -204,6 +222,7 @@ fn final_error(refusal: Refusal) -> OpenError {
         Refusal::Failed(failure) => OpenError::Failed(failure),
         Refusal::Closed(end) => OpenError::Ended(end),
         Refusal::TargetTooLong => OpenError::BadTarget(httvps_proto::TargetError::TooLong),
+        Refusal::NoDatagrams => OpenError::NoDatagrams,
         Refusal::NoPlace | Refusal::Draining => OpenError::NoPlace,
     }
 }

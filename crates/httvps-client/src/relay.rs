@@ -1,13 +1,13 @@
 //! Bytes between a local program and a stream.
 
 use crate::OpenStream;
+use httvps_mux::Local;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// After the local program has finished sending, the target has so long for each further byte,
@@ -23,23 +23,10 @@ const AFTER_TARGET_END: Duration = Duration::from_secs(2);
 /// at it only then, and it holds one of the session's places until the end.
 const AFTER_TARGET_FINISH: Duration = Duration::from_secs(2);
 
-/// Bytes of a direction's buffer at first, and after a read that filled it.
-const SMALL: usize = 16 * 1024;
+/// Bytes of a direction's buffer at first, and the most of them; a read that fills it makes it four
+/// times as large.
+const SMALL: usize = 4 * 1024;
 const LARGE: usize = 64 * 1024;
-
-/// The connection of a local program.
-pub(crate) trait Local: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Makes the coming drop reset the connection instead of ending it in order, so that the
-    /// program does not take a broken transfer for a whole one.
-    fn reset_on_drop(&self);
-}
-
-impl Local for TcpStream {
-    fn reset_on_drop(&self) {
-        // Without it the program sees an orderly end, which is the second best.
-        let _ = self.set_zero_linger();
-    }
-}
 
 /// How a relay ended.
 #[derive(Debug)]
@@ -61,11 +48,16 @@ pub(crate) enum Outcome {
 ///
 /// With half-close either side may finish and still receive; it is over when both have finished, or
 /// when the program was silent for [`AFTER_TARGET_FINISH`] after the target.
-pub(crate) async fn relay<L, R>(mut local: L, mut remote: R) -> Outcome
+pub(crate) async fn relay<L, R>(local: L, remote: R) -> Outcome
 where
     L: Local,
     R: OpenStream,
 {
+    let (mut local, mut remote, broken) = remote.carry(Box::new(local)).await;
+    if broken.is_some() {
+        remote.reset();
+        return Outcome::LocalGone;
+    }
     let mut relay = Relay {
         has_half_close: remote.has_half_close(),
         is_down_over: false,
@@ -81,6 +73,8 @@ where
             part(&mut local).await;
         }
         Outcome::Failed(_) => local.reset_on_drop(),
+        // What the program had sent before it broke is not all that it wanted to send.
+        Outcome::LocalGone if relay.has_half_close => remote.reset(),
         Outcome::LocalGone => {}
     }
     outcome
@@ -295,7 +289,7 @@ impl Pipe {
         source: &mut A,
     ) -> Poll<io::Result<()>> {
         if self.end == self.buffer.len() && self.buffer.len() < LARGE {
-            self.buffer = vec![0; LARGE].into();
+            self.buffer = vec![0; LARGE.min(4 * self.buffer.len())].into();
         }
         (self.start, self.end) = (0, 0);
         let mut buf = ReadBuf::new(&mut self.buffer);
@@ -421,18 +415,21 @@ pub(crate) mod tests {
         fn has_half_close(&self) -> bool {
             self.has_half_close
         }
+        fn reset(self) {}
     }
 
     impl OpenStream for DuplexStream {
         fn has_half_close(&self) -> bool {
             false
         }
+        fn reset(self) {}
     }
 
     impl OpenStream for Failing {
         fn has_half_close(&self) -> bool {
             false
         }
+        fn reset(self) {}
     }
 
     fn local(capacity: usize) -> (DuplexStream, FakeLocal, Arc<AtomicBool>) {

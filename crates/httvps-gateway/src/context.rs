@@ -4,6 +4,7 @@ use crate::admission::Admission;
 use crate::backend::BackendClient;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::nodes::{Outline, OutlineSetup};
 use crate::registry::Registry;
 use httvps_proto::{Bucket, Limits, v2};
 use httvps_transport::tls::ServerTls;
@@ -19,14 +20,14 @@ pub(crate) use crate::admission::HalfOpen;
 
 /// The shared state of a gateway.
 pub(crate) struct Context {
-    pub(crate) config: Config,
+    pub(crate) config: Arc<Config>,
     pub(crate) limits: Arc<Limits>,
     /// Limits of sessions in the second wire format, and what all their windows may grow by.
     pub(crate) window_limits: v2::Limits,
     pub(crate) window_budget: v2::Budget,
     pub(crate) metrics: Metrics,
-    pub(crate) backend: BackendClient,
-    pub(crate) connector: Arc<dyn Connector>,
+    pub(crate) backend: Arc<BackendClient>,
+    pub(crate) way_out: WayOut,
     pub(crate) registry: Arc<Registry>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) tls: ServerTls,
@@ -46,18 +47,49 @@ const MAX_DELIVERIES: usize = 4096;
 const LOG_RATE: u32 = 50;
 const LOG_BURST: u32 = 500;
 
+/// Where the streams of sessions go.
+pub(crate) enum WayOut {
+    /// The same way for all.
+    Common(Arc<dyn Connector>),
+    /// By way of the node that each session is given.
+    Nodes(Arc<Outline>),
+}
+
+impl WayOut {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Common(connector) => connector.name(),
+            Self::Nodes(_) => "outline",
+        }
+    }
+}
+
+/// What [`WayOut`] is made of.
+pub(crate) enum WayOutSetup {
+    Common(Arc<dyn Connector>),
+    Nodes(Box<OutlineSetup>),
+}
+
 /// The parts that [`Context::new`] puts together.
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
     pub(crate) backend: BackendClient,
-    pub(crate) connector: Arc<dyn Connector>,
+    pub(crate) way_out: WayOutSetup,
     pub(crate) tls: ServerTls,
 }
 
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, metrics, backend, connector, tls } = parts;
+        let Parts { config, metrics, backend, way_out, tls } = parts;
+        let (config, backend) = (Arc::new(config), Arc::new(backend));
+        let way_out = match way_out {
+            WayOutSetup::Common(connector) => WayOut::Common(connector),
+            WayOutSetup::Nodes(setup) => {
+                let (config, backend) = (config.clone(), backend.clone());
+                WayOut::Nodes(Outline::new(*setup, config, metrics.clone(), backend))
+            }
+        };
         let limits = Limits {
             max_streams: config.max_streams_per_session,
             max_stream_opens_per_second: config.max_stream_opens_per_second,
@@ -92,7 +124,7 @@ impl Context {
             config,
             metrics,
             backend,
-            connector,
+            way_out,
             tls,
         }
     }

@@ -3,14 +3,15 @@
 use crate::accept::accept;
 use crate::backend::{BackendClient, BackendSettings, BackendSetupError};
 use crate::config::{Config, ListenAddr, ListenHost, UpstreamMode};
-use crate::context::{Context, Parts};
+use crate::context::{Context, Parts, WayOut, WayOutSetup};
 use crate::http::serve_admin;
 use crate::metrics::{Limit, Metrics, ReloadResult};
+use crate::nodes::OutlineSetup;
 use crate::overload::{Overload, raise_descriptor_limit};
 use crate::registry::Order;
 use httvps_transport::socket::{self, Bind};
 use httvps_transport::tls::{CertError, CertSource, ReloadOutcome, ServerTls};
-use httvps_upstream::{Connector, Direct, EgressPolicy, Fake, SystemResolver};
+use httvps_upstream::{Direct, EgressPolicy, Fake, SystemResolver};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub enum StartError {
     Certificate(CertError),
     /// The backend's settings do not work.
     Backend(BackendSetupError),
+    /// The Outline nodes cannot be used: the setting and what is wrong.
+    Outline(String),
     /// A listener cannot be bound.
     Bind {
         /// The key of the setting.
@@ -44,6 +47,7 @@ impl std::fmt::Display for StartError {
         match self {
             Self::Certificate(error) => write!(f, "tls_cert_path, tls_key_path: {error}"),
             Self::Backend(error) => error.fmt(f),
+            Self::Outline(words) => f.write_str(words),
             Self::Bind { key, address, error } => {
                 write!(f, "{key}: cannot listen on {address}: {error}")
             }
@@ -95,19 +99,23 @@ fn parts(config: Config) -> Result<Parts, StartError> {
         ca_path: config.backend_ca_path.clone(),
     };
     let backend = BackendClient::new(&settings, metrics.clone()).map_err(StartError::Backend)?;
-    let connector = connector(&config);
-    Ok(Parts { config, metrics, backend, connector, tls })
+    let way_out = way_out(&config)?;
+    Ok(Parts { config, metrics, backend, way_out, tls })
 }
 
-fn connector(config: &Config) -> Arc<dyn Connector> {
-    match config.upstream_mode {
+fn way_out(config: &Config) -> Result<WayOutSetup, StartError> {
+    Ok(WayOutSetup::Common(match config.upstream_mode {
         UpstreamMode::Fake | UpstreamMode::Echo => Arc::new(Fake::echo()),
         UpstreamMode::Blackhole => Arc::new(Fake::blackhole()),
         UpstreamMode::Direct => {
             let policy = EgressPolicy::new(config.egress_allow.clone());
             Arc::new(Direct::new(policy, Arc::new(SystemResolver::from_system())))
         }
-    }
+        UpstreamMode::Outline => {
+            let setup = OutlineSetup::new(config).map_err(StartError::Outline)?;
+            return Ok(WayOutSetup::Nodes(Box::new(setup)));
+        }
+    }))
 }
 
 impl Gateway {
@@ -145,7 +153,7 @@ impl Gateway {
         let accepting = signals.drain.child_token();
         let helpers = CancellationToken::new();
         if let Ok(address) = listener.local_addr() {
-            let upstream = context.connector.name();
+            let upstream = context.way_out.name();
             tracing::info!(address = %address, upstream, "gateway_started");
         }
         spawn_helpers(&context, &overload, &signals, &helpers, admin);
@@ -197,8 +205,24 @@ fn spawn_helpers(
     let memory =
         overload.clone().watch_memory(config.memory_budget_bytes, config.memory_refuse_percent);
     tokio::spawn(helpers.clone().run_until_cancelled_owned(memory));
-    let reload = watch_certificate(context.clone(), signals.reload.clone());
+    let certificate_told = Arc::new(Notify::new());
+    let nodes_told = Arc::new(Notify::new());
+    let (told, all) = (signals.reload.clone(), [certificate_told.clone(), nodes_told.clone()]);
+    let passing_on = async move {
+        loop {
+            told.notified().await;
+            for told in &all {
+                told.notify_one();
+            }
+        }
+    };
+    tokio::spawn(helpers.clone().run_until_cancelled_owned(passing_on));
+    let reload = watch_certificate(context.clone(), certificate_told);
     tokio::spawn(helpers.clone().run_until_cancelled_owned(reload));
+    if let WayOut::Nodes(outline) = &context.way_out {
+        let nodes = outline.clone().run(nodes_told);
+        tokio::spawn(helpers.clone().run_until_cancelled_owned(nodes));
+    }
 }
 
 /// Reads the certificate again when told to, and every so often; for ever. Sessions keep the one

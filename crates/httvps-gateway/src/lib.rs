@@ -6,6 +6,7 @@
 
 mod accept;
 mod admission;
+mod authorities;
 pub mod backend;
 pub mod config;
 mod context;
@@ -13,6 +14,7 @@ mod gateway;
 mod http;
 pub mod log;
 pub mod metrics;
+pub mod nodes;
 mod overload;
 mod registry;
 mod session;

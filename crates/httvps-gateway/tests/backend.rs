@@ -1,6 +1,8 @@
 //! The backend client against a real HTTP process that answers in every way a backend can.
 
-use httvps_gateway::backend::{BackendClient, BackendError, BackendSettings, ValidateDeviceResult};
+use httvps_gateway::backend::{
+    AssignOutlineResult, BackendClient, BackendError, BackendSettings, ValidateDeviceResult,
+};
 use httvps_gateway::config::Secret;
 use httvps_gateway::metrics::Metrics;
 use httvps_testkit::backend::{Answer, ScriptedBackend};
@@ -151,4 +153,37 @@ async fn the_deadline_of_the_handshake_ends_a_call_and_is_counted() {
     assert_eq!(error, BackendError::Timeout);
     let (_, text) = metrics.encode(None);
     assert!(text.contains("httvps_gateway_backend_errors_total{code=\"timeout\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn an_assignment_has_the_bounds_of_a_verdict_and_a_breaker_of_its_own() {
+    let node = r#"{"node_id":"n","host":"h","port":1,"password":"p"}"#;
+    let raw = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{node}", node.len());
+    let backend = ScriptedBackend::start(Answer::Raw(raw.into_bytes())).await;
+    let mut settings = settings(backend.url());
+    settings.breaker_failures = 2;
+    settings.breaker_cooldown = TIMEOUT * 30;
+    let client = client(&settings);
+    let assign = async || client.assign_outline("dev", Some("eu"), far()).await;
+    let given = assign().await.unwrap();
+    assert!(matches!(given, AssignOutlineResult::Node(node) if node.node_id == "n"));
+    let asked = String::from_utf8(backend.requests()[0].body.clone()).unwrap();
+    assert_eq!(asked, r#"{"device_id":"dev","region_code":"eu"}"#);
+
+    backend.set(Answer::Allow);
+    assert!(matches!(assign().await.unwrap(), AssignOutlineResult::NoneAvailable));
+    for (answer, code) in [
+        (Answer::Status(404), "http_4xx"),
+        (Answer::Garbage, "bad_body"),
+        (Answer::Huge, "body_too_large"),
+        (Answer::Redirect, "http_3xx"),
+        (Answer::Status(500), "http_5xx"),
+        (Answer::CloseWithoutAnswer, "broken"),
+    ] {
+        backend.set(answer);
+        assert_eq!(assign().await.unwrap_err().code(), code);
+    }
+    backend.set(Answer::Allow);
+    assert_eq!(assign().await.unwrap_err(), BackendError::CircuitOpen);
+    assert!(ask(&client, "dev").await.unwrap().allowed, "devices are still asked about");
 }

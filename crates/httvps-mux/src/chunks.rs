@@ -37,20 +37,30 @@ impl Chunks {
         }
     }
 
+    /// The bytes at the front that lie together; None when there are none.
+    pub(crate) fn front(&self) -> Option<&[u8]> {
+        self.queue.front().map(|first| &first[self.at..])
+    }
+
+    /// Drops the first `count` bytes of [`Self::front`].
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.at += count;
+        self.len -= count;
+        if self.queue.front().is_some_and(|first| self.at >= first.len()) {
+            self.queue.pop_front();
+            self.at = 0;
+        }
+    }
+
     /// Moves as much as there is and as `buf` takes; returns how much that was.
     pub(crate) fn read(&mut self, buf: &mut ReadBuf<'_>) -> usize {
         let before = self.len;
-        while let Some(first) = self.queue.front() {
-            let rest = &first[self.at..];
+        while let Some(rest) = self.front()
+            && buf.remaining() > 0
+        {
             let taken = rest.len().min(buf.remaining());
             buf.put_slice(&rest[..taken]);
-            self.at += taken;
-            self.len -= taken;
-            if self.at < first.len() {
-                break;
-            }
-            self.queue.pop_front();
-            self.at = 0;
+            self.advance(taken);
         }
         before - self.len
     }

@@ -1,12 +1,14 @@
 //! A session that is open, and how it comes to be.
 
+use crate::Datagrams;
 use crate::carrier::Carrier;
 use crate::driver::{Driver, Shared};
 use crate::link::{Link, LinkError};
 use crate::state::State;
 use crate::stream::{Stream, StreamFailure, plain};
+use httvps_proto::v2::Kind;
 use httvps_proto::{ClientInput, ClientSession, StreamEnd};
-use httvps_transport::ws::{Event, Kind};
+use httvps_transport::ws::{Event, Kind as MessageKind};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -138,8 +140,16 @@ impl Connection {
     /// The first half of [`Self::open`]: takes a place and asks the gateway, without waiting.
     pub fn begin(&self, target: &str) -> Result<Opening, OpenError> {
         let now = tokio::time::Instant::now().into_std();
-        let id = self.shared.with(|state| state.open(target, now))?;
+        let id = self.shared.with(|state| state.open(Kind::Bytes, target, now))?;
         Ok(Opening { stream: Some(Stream { shared: self.shared.clone(), id }) })
+    }
+
+    /// Takes a place for datagrams to `target` and asks the gateway for them. Datagrams may be sent
+    /// at once; whether the gateway opens the flow shows when some are received.
+    pub fn begin_datagrams(&self, target: &str) -> Result<Datagrams, OpenError> {
+        let now = tokio::time::Instant::now().into_std();
+        let id = self.shared.with(|state| state.open(Kind::Datagrams, target, now))?;
+        Ok(Datagrams { shared: self.shared.clone(), id })
     }
 
     /// The session's UUID, as the gateway gave it; at most 256 bytes.
@@ -256,7 +266,7 @@ impl Answer {
             // After receiving, so that an answer to a ping goes out as well.
             let _ = carrier.poll_flush(cx, now)?;
             match ready!(received) {
-                Event::Message(Kind::Text) => {
+                Event::Message(MessageKind::Text) => {
                     if let Some(result) = self.handle_text(carrier, session) {
                         return Poll::Ready(result);
                     }
@@ -434,6 +444,8 @@ pub enum OpenError {
     Closed(Arc<ConnectionEnd>),
     /// The target is longer than 262 bytes.
     TargetTooLong,
+    /// The connection speaks JSON, which carries no datagrams.
+    NoDatagrams,
     /// The gateway could not or would not reach the target.
     Failed(StreamFailure),
 }
@@ -445,6 +457,7 @@ impl fmt::Display for OpenError {
             Self::Draining => f.write_str("the gateway is going away"),
             Self::Closed(end) => end.fmt(f),
             Self::TargetTooLong => f.write_str("the target is longer than 262 bytes"),
+            Self::NoDatagrams => f.write_str("the gateway carries no datagrams (no v2)"),
             Self::Failed(failure) => failure.fmt(f),
         }
     }

@@ -6,18 +6,26 @@
 //! behind the [`Stream`]s that it hands out.
 
 mod carrier;
+mod carry;
 mod chunks;
 mod connection;
+mod datagram_queue;
+mod datagrams;
 mod driver;
 mod link;
+mod ready;
 mod state;
 mod stream;
 mod table;
 mod v2;
 mod wire;
 
+pub use carry::{Carry, Local};
 pub use connection::{
     Connection, ConnectionEnd, Greeting, HelloError, OpenError, Opening, Settings,
 };
+pub use datagram_queue::{DatagramQueue, MAX_QUEUED_DATAGRAMS};
+pub use datagrams::Datagrams;
 pub use link::{Link, LinkError, LinkOutbox, LinkTiming};
+pub use ready::{Ready, StreamWaker};
 pub use stream::{Stream, StreamFailure};

@@ -2,6 +2,7 @@
 
 use httvps_proto::{KeepAlive, KeepAliveAction, Outbox};
 use httvps_transport::ws::{self, CloseCode, Event, Kind, WebSocket};
+use std::cell::RefCell;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -177,6 +178,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     }
 }
 
+thread_local! {
+    /// Where small frames are put together; used within one call only, so one per worker is enough.
+    static FRAMES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Frames for the peer of a [`Link`].
 pub struct LinkOutbox<'a>(ws::Outgoing<'a>);
 
@@ -198,13 +204,15 @@ impl LinkOutbox<'_> {
     }
 
     /// Runs a command that appends frames of the second wire format, and queues what it appended
-    /// as one binary message; nothing if that is nothing.
+    /// as one binary message; nothing if that is nothing. Meant for small frames: they are copied.
     pub fn frames<R>(&mut self, command: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        let mut frames = Vec::new();
+        let mut frames = FRAMES.take();
+        frames.clear();
         let result = command(&mut frames);
         if !frames.is_empty() {
             self.binary(frames.len(), |message| message.extend_from_slice(&frames));
         }
+        FRAMES.set(frames);
         result
     }
 }

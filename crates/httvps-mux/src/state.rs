@@ -3,12 +3,14 @@
 use crate::carrier::Carrier;
 use crate::connection::{ConnectionEnd, OpenError, Settings};
 use crate::link::LinkError;
+use crate::ready::Ready;
 use crate::stream::{StreamFailure, plain};
 use crate::table::{Progress, Table};
 use crate::wire::{NotOpened, Wire};
-use httvps_proto::v2::ResetCode;
+use httvps_proto::v2::{Kind as StreamKind, ResetCode};
 use httvps_proto::{ClientInput, ClientSession, Limits, StreamEnd, StreamKey};
 use httvps_transport::ws::{Event, Kind};
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -33,7 +35,7 @@ pub(crate) struct State {
     pub(crate) wire: Wire,
     scratch: Vec<u8>,
     pub(crate) table: Table,
-    settings: Settings,
+    pub(crate) settings: Settings,
     phase: Phase,
     pub(crate) is_draining: bool,
     /// Nobody can open streams any more: the last one to end closes the connection.
@@ -44,6 +46,10 @@ pub(crate) struct State {
     pub(crate) last_error: Option<Box<str>>,
     /// When the round trip is measured next, in the second wire format.
     pub(crate) ping_at: Instant,
+    /// Which of the local connections that the driver carries have woken up.
+    pub(crate) ready: Arc<Ready>,
+    /// Those of them that have something to do, in the order of their turns.
+    pub(crate) turns: VecDeque<StreamKey>,
     /// When the readers that hold up the connection lose their streams.
     stalled_at: Option<Instant>,
     pub(crate) driver: Option<Waker>,
@@ -106,6 +112,8 @@ impl State {
             has_refused_open: false,
             last_error: None,
             ping_at: now,
+            ready: Arc::default(),
+            turns: VecDeque::new(),
             stalled_at: None,
             driver: None,
             effects: Effects::default(),
@@ -128,7 +136,12 @@ impl State {
     }
 
     /// Reserves a place and sends the `stream_open`.
-    pub(crate) fn open(&mut self, target: &str, now: Instant) -> Result<usize, OpenError> {
+    pub(crate) fn open(
+        &mut self,
+        kind: StreamKind,
+        target: &str,
+        now: Instant,
+    ) -> Result<usize, OpenError> {
         if let Some(end) = self.end() {
             return Err(OpenError::Closed(end));
         }
@@ -144,15 +157,21 @@ impl State {
             self.has_refused_open = true;
             return Err(OpenError::NoPlace);
         }
-        let opened = self.wire.open(target, now, &mut carrier.outbox());
+        let opened = self.wire.open(kind, target, now, &mut carrier.outbox());
         let key = opened.map_err(|error| match error {
             NotOpened::NoPlace => OpenError::NoPlace,
             NotOpened::Draining => OpenError::Draining,
+            NotOpened::NoDatagrams => OpenError::NoDatagrams,
         })?;
         let has_ack = self.wire.has_open_ack();
         let progress = if has_ack { Progress::Opening } else { Progress::Open };
         self.effects.has_work = true;
-        Ok(self.table.insert(key, progress))
+        let id = self.table.insert(key, progress);
+        if kind == StreamKind::Datagrams {
+            // Whoever drops it leaves nothing behind that a target would wait for.
+            self.table.slot(id).is_broken_off = true;
+        }
+        Ok(id)
     }
 
     /// Ready when the gateway has said whether the stream stands.
@@ -253,11 +272,11 @@ impl State {
     }
 
     pub(crate) fn drop_stream(&mut self, id: usize) {
-        let has_unread = self.table.unread(id) > 0;
+        let is_broken = self.table.unread(id) > 0 || self.table.slot(id).is_broken_off;
         if let Some(key) = self.table.remove(id) {
             if let Some(carrier) = &mut self.carrier {
                 let mut out = carrier.outbox();
-                if has_unread {
+                if is_broken {
                     self.wire.reset(key, ResetCode::Cancelled, &mut out);
                 } else {
                     self.wire.close(key, &mut out);
@@ -288,6 +307,8 @@ impl State {
     /// One round of the driver.
     pub(crate) fn step(&mut self, cx: &mut Context<'_>, now: Instant) -> Step {
         self.driver = Some(cx.waker().clone());
+        // Before anything is looked at, so that no wake-up falls between.
+        self.ready.register(cx.waker());
         if matches!(self.phase, Phase::Open) {
             match self.step_open(cx, now) {
                 Ok(true) => return Step::Again,
@@ -332,6 +353,7 @@ impl State {
             since => since,
         };
         self.measure(now);
+        let has_turns = self.take_turns(cx, now)?;
         let Some(carrier) = self.carrier.as_mut().filter(|_| matches!(self.phase, Phase::Open))
         else {
             return Ok(false);
@@ -347,8 +369,9 @@ impl State {
         if carrier.queued() <= self.settings.max_queued / 2 {
             self.table.wake_writers(&mut self.effects.wakes);
             self.effects.has_changed |= std::mem::take(&mut self.has_refused_open);
+            self.send_leaving();
         }
-        Ok(budget == 0)
+        Ok(budget == 0 || has_turns)
     }
 
     fn may_read(&self) -> bool {

@@ -42,6 +42,12 @@ impl Stream {
     pub fn has_half_close(&self) -> bool {
         self.shared.with(|state| state.wire.has_half_close())
     }
+
+    /// Drops the stream as one that broke: in the second wire format the target sees a reset and
+    /// not the end of what was sent. In JSON the same as dropping it.
+    pub fn reset(self) {
+        self.shared.with(|state| state.table.slot(self.id).is_broken_off = true);
+    }
 }
 
 impl AsyncRead for Stream {

@@ -1,6 +1,8 @@
 //! The streams of one connection as their owners see them.
 
+use crate::carry::Carried;
 use crate::chunks::Chunks;
+use crate::datagrams::Mailbox;
 use crate::stream::StreamFailure;
 use httvps_proto::{StreamEnd, StreamKey};
 use slab::Slab;
@@ -18,10 +20,12 @@ pub(crate) struct Table {
     by_key: HashMap<StreamKey, usize>,
     max_stream_buffered: usize,
     max_session_buffered: usize,
-    buffered: usize,
+    pub(crate) buffered: usize,
     /// Slots that hold as much as one may.
     full: usize,
-    are_writers_waiting: bool,
+    pub(crate) are_writers_waiting: bool,
+    /// Whether datagrams wait for room in the connection's queue.
+    pub(crate) has_leaving: bool,
 }
 
 #[derive(Debug)]
@@ -30,7 +34,13 @@ pub(crate) struct Slot {
     pub(crate) key: Option<StreamKey>,
     pub(crate) progress: Progress,
     pub(crate) is_write_shut: bool,
-    chunks: Chunks,
+    /// Its owner broke off: the target must not take what it got for everything.
+    pub(crate) is_broken_off: bool,
+    pub(crate) chunks: Chunks,
+    /// Of a flow of datagrams: what waits in it.
+    pub(crate) mailbox: Option<Box<Mailbox>>,
+    /// The local connection that the driver moves bytes to and from.
+    pub(crate) carried: Option<Box<Carried>>,
     reader: Option<Waker>,
     writer: Option<Waker>,
     /// A writer without credit.
@@ -60,6 +70,7 @@ impl Table {
             buffered: 0,
             full: 0,
             are_writers_waiting: false,
+            has_leaving: false,
         }
     }
 
@@ -72,7 +83,10 @@ impl Table {
             key: Some(key),
             progress,
             is_write_shut: false,
+            is_broken_off: false,
             chunks: Chunks::default(),
+            mailbox: None,
+            carried: None,
             reader: None,
             writer: None,
             indebted: None,
@@ -86,9 +100,26 @@ impl Table {
         &mut self.slots[id]
     }
 
-    fn slot_of(&mut self, key: StreamKey) -> Option<&mut Slot> {
+    pub(crate) fn slot_of(&mut self, key: StreamKey) -> Option<&mut Slot> {
         let id = self.by_key.get(&key)?;
         self.slots.get_mut(*id)
+    }
+
+    pub(crate) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.iter_mut().map(|(_, slot)| slot)
+    }
+
+    /// Keeps a datagram for the owner of its flow.
+    pub(crate) fn deliver_datagram(
+        &mut self,
+        key: StreamKey,
+        datagram: &[u8],
+        wakes: &mut Vec<Waker>,
+    ) {
+        if let Some(slot) = self.slot_of(key) {
+            slot.mailbox().arrived(datagram);
+            wakes.extend(slot.reader.take());
+        }
     }
 
     /// Bytes of a stream that nobody has read.
@@ -120,6 +151,7 @@ impl Table {
     pub(crate) fn finish(&mut self, key: StreamKey, wakes: &mut Vec<Waker>) {
         if let Some(slot) = self.slot_of(key) {
             slot.progress = Progress::Eof;
+            slot.hand_back();
             wakes.extend(slot.reader.take());
         }
     }
@@ -136,6 +168,22 @@ impl Table {
             slot.progress = Progress::Open;
             wakes.extend(slot.reader.take());
         }
+    }
+
+    /// Hands what has arrived to the local connection that is carried, if there is one and nothing
+    /// waits for it already, and keeps the rest. Returns how much of it was taken.
+    pub(crate) fn deliver(&mut self, key: StreamKey, data: &[u8], wakes: &mut Vec<Waker>) -> usize {
+        let taken = match self.slot_of(key) {
+            Some(slot) if slot.chunks.len() == 0 => match &mut slot.carried {
+                Some(carried) => carried.deliver(data),
+                None => 0,
+            },
+            _ => 0,
+        };
+        if taken < data.len() {
+            self.push(key, &data[taken..], wakes);
+        }
+        taken
     }
 
     pub(crate) fn push(&mut self, key: StreamKey, data: &[u8], wakes: &mut Vec<Waker>) {
@@ -213,13 +261,13 @@ impl Table {
 
     /// Remembers a writer that found the connection's queue full.
     pub(crate) fn await_room(&mut self, id: usize, waker: &Waker) {
-        register(&mut self.slots[id].writer, waker);
+        self.slots[id].await_room(waker);
         self.are_writers_waiting = true;
     }
 
     /// Remembers a writer that has used up its credit.
     pub(crate) fn await_credit(&mut self, id: usize, waker: &Waker) {
-        register(&mut self.slots[id].indebted, waker);
+        self.slots[id].await_credit(waker);
     }
 
     /// Wakes the writer of a stream that was granted credit.
@@ -247,9 +295,35 @@ impl Slot {
         register(&mut self.reader, waker);
     }
 
+    /// The queues of a flow of datagrams.
+    pub(crate) fn mailbox(&mut self) -> &mut Mailbox {
+        self.mailbox.get_or_insert_default()
+    }
+
+    /// Whether both sides may still send.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.progress, Progress::Opening | Progress::Open)
+    }
+
+    pub(crate) fn await_room(&mut self, waker: &Waker) {
+        register(&mut self.writer, waker);
+    }
+
+    pub(crate) fn await_credit(&mut self, waker: &Waker) {
+        register(&mut self.indebted, waker);
+    }
+
+    /// Gives the local connection back to its owner, who sees to how it ends.
+    pub(crate) fn hand_back(&mut self) {
+        if let Some(carried) = self.carried.take() {
+            carried.hand_back(None);
+        }
+    }
+
     fn end(&mut self, progress: Progress, wakes: &mut Vec<Waker>) {
         self.key = None;
         self.progress = progress;
+        self.hand_back();
         wakes.extend(self.reader.take());
         wakes.extend(self.writer.take());
         wakes.extend(self.indebted.take());

@@ -40,7 +40,10 @@ impl State {
             match event {
                 Event::Opened(stream) => table.opened(StreamKey(stream), wakes),
                 Event::Data { stream, data } if table.holds(StreamKey(stream)) => {
-                    table.push(StreamKey(stream), data, wakes);
+                    let taken = table.deliver(StreamKey(stream), data, wakes);
+                    if taken > 0 {
+                        out.frames(|frames| v2.session.consumed(stream, taken, now, frames));
+                    }
                 }
                 // Nobody holds the stream any more, and its target has more to say.
                 Event::Data { stream, .. } => out.frames(|frames| {
@@ -70,11 +73,10 @@ impl State {
                         self.last_error = Some(plain(gone.words));
                     }
                 }
-                Event::Nothing
-                | Event::Refused(_)
-                | Event::Open { .. }
-                | Event::Datagram { .. }
-                | Event::RoundTrip(_) => {}
+                Event::Datagram { stream, data } => {
+                    table.deliver_datagram(StreamKey(stream), data, wakes);
+                }
+                Event::Nothing | Event::Refused(_) | Event::Open { .. } | Event::RoundTrip(_) => {}
             }
         }
         Ok(())

@@ -5,6 +5,9 @@ use httvps_proto::v2::{self, Budget, HEADER, Kind, MAX_DATA, ResetCode, Side};
 use httvps_proto::{ClientSession, StreamKey};
 use std::time::Instant;
 
+/// Payload of a DATA frame: the largest that the shorter of two WebSocket headers can carry.
+const CHUNK: usize = 65_535 - HEADER;
+
 /// The client's state in the format that both sides named.
 ///
 /// In the second format a [`StreamKey`] is the stream's id on the wire.
@@ -24,6 +27,22 @@ pub(crate) struct V2 {
 pub(crate) enum NotOpened {
     NoPlace,
     Draining,
+    /// The JSON protocol has none.
+    NoDatagrams,
+}
+
+impl V2 {
+    /// Sends payload that `read` appends to the message, at most as many bytes as it is told.
+    pub(crate) fn read_into<R>(
+        &mut self,
+        stream: StreamKey,
+        out: &mut LinkOutbox<'_>,
+        read: impl FnOnce(&mut Vec<u8>, usize) -> R,
+    ) -> R {
+        out.measured(HEADER + CHUNK, |message| {
+            self.session.write_with(stream.0, CHUNK, message, read).1
+        })
+    }
 }
 
 impl Wire {
@@ -82,14 +101,16 @@ impl Wire {
 
     pub(crate) fn open(
         &mut self,
+        kind: Kind,
         target: &str,
         now: Instant,
         out: &mut LinkOutbox<'_>,
     ) -> Result<StreamKey, NotOpened> {
         match self {
+            Self::Json(_) if kind == Kind::Datagrams => Err(NotOpened::NoDatagrams),
             Self::Json(session) => session.open(Some(target), out).map_err(|_| NotOpened::NoPlace),
             Self::V2(v2) => out
-                .frames(|frames| v2.session.open(now, Kind::Bytes, target, frames))
+                .frames(|frames| v2.session.open(now, kind, target, frames))
                 .map(StreamKey)
                 .map_err(|error| match error {
                     v2::OpenError::GoingAway | v2::OpenError::NoMoreIds => NotOpened::Draining,

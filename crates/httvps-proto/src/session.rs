@@ -106,6 +106,12 @@ pub enum Verdict<'a> {
         /// What the backend says of the subscription.
         subscription_status: Option<&'a str>,
     },
+    /// The device may enter, but there is no way out for its streams: an `error`
+    /// `outline_unavailable` in place of an `auth_result`.
+    Unavailable {
+        /// Why, for the client.
+        reason: &'a str,
+    },
 }
 
 impl Session {
@@ -228,6 +234,12 @@ impl Session {
                     ..AuthResult::default()
                 };
                 json::auth_result(out, &result);
+                self.phase = Phase::Closed;
+            }
+            Verdict::Unavailable { reason } => {
+                let words = "no Outline node for the session; try again later";
+                let code = ErrorCode::OutlineUnavailable;
+                json::error(out, code, words, None, Some(reason));
                 self.phase = Phase::Closed;
             }
         }

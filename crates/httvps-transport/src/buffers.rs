@@ -8,9 +8,9 @@
 use std::cell::RefCell;
 
 /// Bytes moved by one read or one write at the most.
-pub(crate) const BULK: usize = 64 * 1024;
+pub(crate) const BULK: usize = 128 * 1024;
 
-/// Length of an area: four of the largest records that a peer may send (16,413 bytes each), or
+/// Length of an area: eight of the largest records that a peer may send (16,413 bytes each), or
 /// [`BULK`] bytes sealed, with a key update before each of their records.
 pub(crate) const AREA_LEN: usize = BULK + 2 * 1024;
 
@@ -18,7 +18,7 @@ pub(crate) const AREA_LEN: usize = BULK + 2 * 1024;
 const AREAS: usize = 8;
 
 /// Capacity of a fresh pooled buffer.
-pub(crate) const POOLED_CAPACITY: usize = BULK;
+pub(crate) const POOLED_CAPACITY: usize = 2 * BULK;
 
 /// A returned buffer larger than this is freed instead of kept.
 const POOLED_CAPACITY_MAX: usize = 256 * 1024;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// Connections that the kernel may hold for us between their handshake and `accept`.
 pub const BACKLOG: i32 = 4096;
@@ -82,6 +82,30 @@ pub fn listen(bind: Bind) -> io::Result<TcpListener> {
         Bind::Any(port) => listen_on((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| {
             if is_missing_ipv6(&error) {
                 listen_on((Ipv4Addr::UNSPECIFIED, port).into())
+            } else {
+                Err(error)
+            }
+        }),
+    }
+}
+
+/// Binds a UDP socket; [`Bind::Any`] as for [`listen`]. Must be called inside a tokio runtime with
+/// I/O enabled.
+pub fn bind_udp(bind: Bind) -> io::Result<UdpSocket> {
+    let open = |address: SocketAddr| {
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+        if let SocketAddr::V6(v6) = address {
+            socket.set_only_v6(!v6.ip().is_unspecified())?;
+        }
+        socket.bind(&address.into())?;
+        UdpSocket::from_std(socket.into())
+    };
+    match bind {
+        Bind::Address(address) => open(address),
+        Bind::Any(port) => open((Ipv6Addr::UNSPECIFIED, port).into()).or_else(|error| {
+            if is_missing_ipv6(&error) {
+                open((Ipv4Addr::UNSPECIFIED, port).into())
             } else {
                 Err(error)
             }

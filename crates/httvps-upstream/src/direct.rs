@@ -12,8 +12,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::datagrams::ConnectedUdp;
 use crate::race::{dial_order, race};
 use crate::{
-    BoxFuture, ConnectError, Connector, DatagramDial, DatagramUpstream, EgressPolicy, NoDatagrams,
-    OpenRequest, Resolve, ResolveError, Upstream,
+    BoxFuture, ConnectError, Connector, DatagramDial, DatagramSocket, DatagramUpstream,
+    EgressPolicy, NoDatagrams, OpenRequest, Resolve, ResolveError, Upstream,
 };
 
 /// How long opening an upstream may take when nobody says otherwise.
@@ -45,6 +45,20 @@ impl Direct {
     /// Makes a connector with the given policy and way to resolve names.
     pub fn new(policy: EgressPolicy, resolver: Arc<dyn Resolve>) -> Self {
         Self { shared: Arc::new(Shared { policy, resolver }) }
+    }
+
+    /// Opens the connection itself, for a connector that goes to its targets by way of a node. Whoever calls bounds
+    /// the time; dropping the future frees the sockets.
+    pub async fn dial(&self, node: &Target) -> Result<TcpStream, ConnectError> {
+        self.shared.open(node).await
+    }
+
+    /// Opens a UDP socket that is connected to a node, by the same rules; nothing is sent.
+    pub async fn dial_datagrams(
+        &self,
+        node: &Target,
+    ) -> Result<Box<dyn DatagramSocket>, ConnectError> {
+        Ok(Box::new(self.shared.open_datagrams(node).await?))
     }
 }
 

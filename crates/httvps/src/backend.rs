@@ -1,5 +1,7 @@
 //! `httvps backend`: the reference backend and its file of devices.
 
+mod nodes;
+
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -38,6 +40,10 @@ Examples:
   httvps backend add-device --device-id phone-ben --user 8 --status trialing --until 2027-01-31
   httvps backend set-status --device-id phone-ben --status canceled
 
+  # An Outline node for the devices that ask for the region eu; its key comes by standard input
+  httvps backend add-node --node-id fra-1 --region eu --host 192.0.2.10 --port 8388 \\
+    --access-url-file - <key.txt
+
   # A token straight into a private file, for httvps connect --token-file
   (umask 077; httvps backend add-device --json | jq -r .token > token.txt)
 
@@ -65,6 +71,10 @@ enum BackendCommand {
     SetStatus(StatusArgs),
     RotateToken(RotateArgs),
     RemoveDevice(RemoveArgs),
+    AddNode(nodes::AddArgs),
+    ListNodes(nodes::ListArgs),
+    SetNode(nodes::SetArgs),
+    RemoveNode(nodes::RemoveArgs),
 }
 
 /// Serve the backend API over HTTP
@@ -252,6 +262,10 @@ fn execute(command: BackendCommand, out: &mut dyn Write) -> Result<(), Failure> 
         BackendCommand::SetStatus(args) => set_status(args, out),
         BackendCommand::RotateToken(args) => rotate_token(&args, out),
         BackendCommand::RemoveDevice(args) => remove_device(&args, out),
+        BackendCommand::AddNode(args) => nodes::add(args, out),
+        BackendCommand::ListNodes(args) => nodes::list(&args, out),
+        BackendCommand::SetNode(args) => nodes::set(&args, out),
+        BackendCommand::RemoveNode(args) => nodes::remove(&args, out),
     }
 }
 
@@ -409,6 +423,17 @@ fn explain(problem: StoreError, path: &Path) -> Failure {
             format_args!("{problem} in {file}"),
             format_args!("See those there are: httvps backend list-devices --devices {file}"),
         ),
+        StoreError::NodeExists(_) => {
+            Failure::new(problem, "Choose another --node-id, or remove-node that one first.")
+        }
+        StoreError::UnknownNode(_) => Failure::new(
+            format_args!("{problem} in {file}"),
+            format_args!("See those there are: httvps backend list-nodes --devices {file}"),
+        ),
+        StoreError::InvalidNode(_) => {
+            Failure::new(problem, "Give --password-file, or --access-url-file with a whole key.")
+                .usage()
+        }
         StoreError::Busy(_) => Failure::new(problem, "Try again when that one is done."),
         StoreError::Random(_) => Failure::new(problem, "Nothing was changed."),
     }
@@ -453,8 +478,9 @@ fn run_server(args: ServeArgs, out: &mut dyn Write) -> Result<(), Failure> {
         })?;
         writeln!(
             out,
-            "httvps backend: serving {} device(s) of {} on http://{address} (stop with Ctrl-C)",
+            "httvps backend: serving {} device(s) and {} node(s) of {} on http://{address} (stop with Ctrl-C)",
             backend.device_count(),
+            backend.node_count(),
             path.display(),
         )?;
         if secret.is_none() && !address.ip().is_loopback() {
@@ -535,7 +561,7 @@ mod tests {
     }
 
     /// Runs `httvps backend …` on the file `devices.json` in `directory`.
-    fn call(directory: &Path, line: &str) -> Result<String, Failure> {
+    pub(super) fn call(directory: &Path, line: &str) -> Result<String, Failure> {
         let devices = directory.join("devices.json").display().to_string();
         let words = ["backend"].into_iter().chain(line.split(' ')).chain(["--devices", &devices]);
         let line = Line::try_parse_from(words).unwrap();
@@ -543,7 +569,7 @@ mod tests {
         execute(line.backend.command, &mut out).map(|()| String::from_utf8(out).unwrap())
     }
 
-    fn json(text: &str) -> Value {
+    pub(super) fn json(text: &str) -> Value {
         serde_json::from_str(text).unwrap()
     }
 

@@ -4,6 +4,7 @@ use clap::{Args, ValueEnum};
 use httvps_client::proxy::{Accept, Credentials, Rejected, ReportRejected};
 use httvps_client::{
     Bind, Client, Config, ConnectError, Event, GatewayUrl, Secret, Target, Trust, forward, proxy,
+    socket,
 };
 use std::fmt;
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::UdpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +36,7 @@ Examples:
 
   # Also a local port that leads to one target (repeatable)
   httvps connect ... --forward 127.0.0.1:5432=db.example:5432
+  httvps connect ... --forward udp:127.0.0.1:5353=1.1.1.1:53
 
   # A gateway with a certificate of a private authority
   httvps connect ... --ca ca.pem
@@ -45,7 +48,7 @@ Exit status: 0 ended by a signal, 1 a file or port cannot be used, 2 wrong usage
 /// Connect to a gateway and offer a local SOCKS5 and HTTP proxy
 ///
 /// Programs on this machine use the proxy; their connections leave from the gateway. SOCKS5
-/// (CONNECT) and HTTP proxy (CONNECT and http:// requests) share one port. Host names are resolved
+/// (CONNECT, UDP ASSOCIATE) and HTTP proxy (CONNECT and http:// requests) share one port. Host names are resolved
 /// by the gateway, not here.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
@@ -69,8 +72,8 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "HTTVPS_LISTEN", default_value = "127.0.0.1:1080",
           value_parser = parse_local)]
     listen: Bind,
-    /// Lead a local port, or ADDR:PORT, to one target (repeatable)
-    #[arg(long, value_name = "LOCAL=HOST:PORT")]
+    /// Lead a local port, or ADDR:PORT, to one target; with `udp:` in front its datagrams (repeatable)
+    #[arg(long, value_name = "[udp:]LOCAL=HOST:PORT")]
     forward: Vec<Forward>,
     /// User name that programs must give to the local proxy
     #[arg(long, value_name = "USER", env = "HTTVPS_PROXY_USER", requires = "proxy_password_file")]
@@ -106,6 +109,7 @@ enum Level {
 /// A local port and where it leads.
 #[derive(Debug, Clone)]
 struct Forward {
+    is_udp: bool,
     local: Bind,
     target: Target,
 }
@@ -114,12 +118,23 @@ impl FromStr for Forward {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (local, target) = text
-            .split_once('=')
-            .ok_or("no '='; accepted: LOCAL=HOST:PORT, as in 127.0.0.1:5432=db.example:5432")?;
+        let (is_udp, text) = match text.strip_prefix("udp:") {
+            Some(rest) => (true, rest),
+            None => (false, text),
+        };
+        let (local, target) = text.split_once('=').ok_or(
+            "no '='; accepted: LOCAL=HOST:PORT, as in 127.0.0.1:5432=db.example:5432, \
+             or udp:LOCAL=HOST:PORT",
+        )?;
         let target = target.parse().map_err(|error| format!("{target:?}: {error}"))?;
-        Ok(Self { local: parse_local(local)?, target })
+        Ok(Self { is_udp, local: parse_local(local)?, target })
     }
+}
+
+/// The local end of a forward.
+enum Door {
+    Streams(Accept),
+    Datagrams(UdpSocket),
 }
 
 /// Reads a listen address; a port alone means this machine only.
@@ -160,9 +175,17 @@ async fn connect(args: ConnectArgs, voice: &Arc<Voice>) -> Result<(), String> {
     };
     let (proxy_port, proxy_address) = bind(args.listen)?;
     let mut forwards = Vec::new();
-    for Forward { local, target } in args.forward {
-        let (accept, address) = bind(local)?;
-        forwards.push((accept, address, target));
+    for Forward { is_udp, local, target } in args.forward {
+        let (door, address) = if is_udp {
+            let socket = socket::bind_udp(local)
+                .map_err(|error| format!("cannot listen on {local} (UDP): {error}"))?;
+            let address = socket.local_addr().map_err(|error| error.to_string())?;
+            (Door::Datagrams(socket), address)
+        } else {
+            let (accept, address) = bind(local)?;
+            (Door::Streams(accept), address)
+        };
+        forwards.push((door, address, target));
     }
 
     warn_of_open_doors(voice, proxy_address, credentials.is_some(), &forwards);
@@ -175,9 +198,19 @@ async fn connect(args: ConnectArgs, voice: &Arc<Voice>) -> Result<(), String> {
     let opener = Arc::new(client.clone());
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(proxy::serve(proxy_port, credentials, opener.clone(), cancel.clone()));
-    for (accept, address, target) in forwards {
-        voice.say(Level::Info, &format_args!("{address} leads to {target}"));
-        tasks.spawn(forward::serve(accept, target, opener.clone(), cancel.clone()));
+    for (door, address, target) in forwards {
+        let (opener, cancel) = (opener.clone(), cancel.clone());
+        match door {
+            Door::Streams(accept) => {
+                voice.say(Level::Info, &format_args!("{address} leads to {target}"));
+                tasks.spawn(forward::serve(accept, target, opener, cancel));
+            }
+            Door::Datagrams(socket) => {
+                voice.say(Level::Info, &format_args!("{address} (UDP) leads to {target}"));
+                let report = report.clone();
+                tasks.spawn(forward::serve_datagrams(socket, target, opener, report, cancel));
+            }
+        }
     }
 
     signals.next().await;
@@ -275,7 +308,7 @@ fn warn_of_open_doors(
     voice: &Voice,
     proxy: SocketAddr,
     has_credentials: bool,
-    forwards: &[(Accept, SocketAddr, Target)],
+    forwards: &[(Door, SocketAddr, Target)],
 ) {
     if !proxy.ip().is_loopback() && !has_credentials {
         let words = format_args!(
@@ -430,6 +463,8 @@ mod tests {
         let forward: Forward = "5432=db.example:5433".parse().unwrap();
         assert_eq!(forward.local.to_string(), "127.0.0.1:5432");
         assert_eq!(forward.target.to_string(), "db.example:5433");
+        let forward: Forward = "udp:53=[2001:db8::1]:53".parse().unwrap();
+        assert_eq!((forward.is_udp, &*forward.local.to_string()), (true, "127.0.0.1:53"));
         let forward: Forward = "[::1]:1=[2001:db8::1]:2".parse().unwrap();
         assert_eq!(forward.local.to_string(), "[::1]:1");
         assert_eq!(forward.target.to_string(), "[2001:db8::1]:2");

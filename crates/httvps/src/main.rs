@@ -7,6 +7,7 @@ mod dev_certificates;
 mod gateway;
 mod memory;
 mod signals;
+mod upstream;
 
 use clap::{Args, Command, FromArgMatches};
 use std::process::ExitCode;
@@ -31,6 +32,9 @@ fn command() -> Command {
         .subcommand(backend::BackendArgs::augment_args(
             Command::new("backend").about("A small subscription backend over a file of devices"),
         ))
+        .subcommand(upstream::UpstreamArgs::augment_args(
+            Command::new("upstream").about("Look at the ways out: test the key of an Outline node"),
+        ))
 }
 
 /// Reads the arguments of a subcommand; a mistake in them ends the process with clap's words.
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
         Some(("connect", matches)) => block_on(connect::run(arguments(matches))),
         Some(("dev", matches)) => block_on(dev::run(arguments(matches))),
         Some(("backend", matches)) => backend::run(arguments(matches)),
+        Some(("upstream", matches)) => block_on(upstream::run(arguments(matches))),
         _ => ExitCode::from(2),
     }
 }

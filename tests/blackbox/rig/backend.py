@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 VALIDATE = "/api/v1/auth/validate-device"
+ASSIGN = "/api/v1/nodes/assign-outline"
 REASONS = ["device_not_found", "no_active_subscription", "invalid_token", "device_mismatch"]
 
 
@@ -35,6 +36,15 @@ def allowed(subscription_status="active", **more):
 def refused(reason, wrapped=False, status=403, **fields):
     value = {"allowed": False, "reason": reason} | fields
     return answer({"detail": value} if wrapped else value, status)
+
+
+def assigned(**fields):
+    """An answer of assign-outline; what is not given is null."""
+    empty = dict.fromkeys(("method", "password", "region", "access_key_id", "access_url"))
+    return answer({"node_id": "node-1", "host": "127.0.0.1", "port": 1} | empty | fields)
+
+
+NO_NODES = answer({"detail": "no_outline_nodes_available"}, 503)
 
 
 @dataclass
@@ -136,6 +146,7 @@ class Backend:
         self.tls = tls
         self.lock = threading.Lock()
         self.script, self.requests, self.connections = {}, [], []
+        self.assignment = NO_NODES
         self.start()
 
     @property
@@ -177,6 +188,8 @@ class Backend:
     def decide(self, request):
         with self.lock:
             self.requests.append(request)
+            if request.path.endswith(ASSIGN):
+                return self.assignment(request.json) if callable(self.assignment) else self.assignment
             try:
                 return self.script.get(request.json.get("device_id"), allowed())
             except (ValueError, AttributeError):

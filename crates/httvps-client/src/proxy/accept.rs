@@ -1,7 +1,7 @@
 //! Accepting local connections, not too many at once.
 
-use crate::relay::Local;
 use crate::{OpenError, Target};
+use httvps_mux::Local;
 use httvps_transport::socket::{self, Bind};
 use std::fmt;
 use std::future::Future;

@@ -2,12 +2,13 @@
 
 use super::Credentials;
 use super::request::{is_authorized, target_of};
-use super::socks5::{Advance, Negotiation, Next};
+use super::socks5::{self, Advance, Negotiation, Next};
 use crate::Target;
 use hyper::{HeaderMap, Method, Uri};
 
-/// How a negotiation ended; None = more bytes are needed.
-pub type Verdict = Option<Result<Target, Vec<u8>>>;
+/// How a negotiation ended: with a stream to a target, with datagrams (no target yet), or with a
+/// refusal. None = more bytes are needed.
+pub type Verdict = Option<Result<Option<Target>, Vec<u8>>>;
 
 /// Takes a SOCKS5 negotiation that arrives in pieces of `piece` bytes; its end, and how many bytes
 /// belonged to it.
@@ -21,7 +22,8 @@ pub fn socks5(input: &[u8], piece: usize, credentials: Option<&Credentials>) -> 
             at += consumed;
             match next {
                 Next::Answer(_) => {}
-                Next::Connect(target) => return (Some(Ok(target)), at),
+                Next::Connect(target) => return (Some(Ok(Some(target))), at),
+                Next::Associate(_) => return (Some(Ok(None)), at),
                 Next::Refuse(answer, _) => return (Some(Err(answer)), at),
             }
         }
@@ -30,6 +32,16 @@ pub fn socks5(input: &[u8], piece: usize, credentials: Option<&Credentials>) -> 
         }
         have = (have + piece.max(1)).min(input.len());
     }
+}
+
+/// Target, payload, and the header of an answer.
+pub type Datagram<'d> = (Target, &'d [u8], Box<[u8]>);
+
+/// Reads a datagram of a program: its target, its payload, and the header of an answer from there.
+pub fn socks5_datagram(input: &[u8]) -> Option<Datagram<'_>> {
+    let (target, payload) = socks5::datagram(input)?;
+    let header = socks5::datagram_header(&target);
+    Some((target, payload, header))
 }
 
 /// Judges the head of an HTTP request: whether it may, and where it wants to go.

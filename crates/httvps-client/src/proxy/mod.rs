@@ -1,6 +1,7 @@
 //! A SOCKS5 and HTTP proxy on one port.
 
 mod accept;
+mod associate;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod http;
@@ -12,9 +13,9 @@ mod socks5_reply;
 pub(crate) use accept::Serve;
 pub use accept::{Accept, Rejected, ReportRejected};
 
-use crate::relay::Local;
 use crate::{Open, Secret};
 use base64_turbo::STANDARD;
+use httvps_mux::Local;
 use prefixed::Prefixed;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,7 +55,7 @@ impl Credentials {
     }
 }
 
-/// Serves a listening port: SOCKS5 (RFC 1928, CONNECT; user and password by RFC 1929) and HTTP
+/// Serves a listening port: SOCKS5 (RFC 1928, CONNECT and UDP ASSOCIATE; user and password by RFC 1929) and HTTP
 /// (CONNECT and `http://` requests; Basic authentication) are told apart by the first byte.
 /// Returns when `cancel` is.
 pub async fn serve<O: Open>(
@@ -84,7 +85,7 @@ impl<O: Open> Serve for Proxy<O> {
         let credentials = self.credentials.as_deref();
         match first[0] {
             socks5::VERSION => {
-                socks5_reply::serve(local, credentials, &*self.opener, deadline).await
+                socks5_reply::serve(local, credentials, &self.opener, deadline).await
             }
             4 => Err(Rejected::SOCKS4),
             _ => http::serve(local, self.credentials.clone(), self.opener.clone()).await,

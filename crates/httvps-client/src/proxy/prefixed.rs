@@ -1,7 +1,8 @@
 //! A connection of which some bytes have been read already.
 
-use crate::relay::Local;
+use httvps_mux::Local;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,6 +30,10 @@ impl<L> Prefixed<L> {
 impl<L: Local> Local for Prefixed<L> {
     fn reset_on_drop(&self) {
         self.inner.reset_on_drop();
+    }
+
+    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.inner.addresses()
     }
 }
 

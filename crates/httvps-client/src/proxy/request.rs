@@ -172,7 +172,7 @@ fn refusal(target: &Target, error: &OpenError) -> Response<Body> {
             StatusCode::SERVICE_UNAVAILABLE
         }
         OpenError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        OpenError::Ended(_) => StatusCode::BAD_GATEWAY,
+        OpenError::Ended(_) | OpenError::NoDatagrams => StatusCode::BAD_GATEWAY,
         OpenError::Failed(failure) => match failure.end {
             Some(StreamEnd::Denied) => StatusCode::FORBIDDEN,
             Some(StreamEnd::Timeout) => StatusCode::GATEWAY_TIMEOUT,

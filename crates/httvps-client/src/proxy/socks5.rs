@@ -1,8 +1,8 @@
 //! The server's side of a SOCKS5 negotiation (RFC 1928, RFC 1929), without I/O.
 
 use super::Credentials;
-use crate::{Target, TargetError};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use crate::{Host, Target, TargetError};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The first byte of every message but those of RFC 1929.
 pub(super) const VERSION: u8 = 5;
@@ -63,6 +63,8 @@ pub(super) enum Next {
     Answer([u8; 2]),
     /// Open a stream there, then send a [`Reply`].
     Connect(Target),
+    /// Carry datagrams, which come from this port if it is not 0; answer with [`bound_reply`].
+    Associate(u16),
     /// Send this, as far as it goes, and close.
     Refuse(Vec<u8>, &'static str),
 }
@@ -132,15 +134,45 @@ fn prefixed(input: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn request(input: &[u8]) -> Option<Advance> {
     const CONNECT: u8 = 1;
-    const IPV4: u8 = 1;
-    const DOMAIN: u8 = 3;
-    const IPV6: u8 = 4;
+    const ASSOCIATE: u8 = 3;
     if *input.first()? != VERSION {
         return Some(refuse(&Reply::GeneralFailure.message(), "a malformed SOCKS5 request"));
     }
     let [command, _reserved, kind] = *input.get(1..4)?.first_chunk()?;
-    let rest = &input[4..];
-    let (host, rest) = match kind {
+    if !matches!(kind, IPV4 | DOMAIN | IPV6) {
+        let reply = Reply::AddressTypeNotSupported.message();
+        return Some(refuse(&reply, "an unknown SOCKS5 address type"));
+    }
+    let (host, port, rest) = address(&input[3..])?;
+    let next = match command {
+        CONNECT => match target(host, port) {
+            Ok(target) => Next::Connect(target),
+            Err(_) => Next::Refuse(
+                Reply::GeneralFailure.message().to_vec(),
+                "a SOCKS5 request for a malformed host or port",
+            ),
+        },
+        // Of the address only the port can be told to mean something: behind a translation of
+        // addresses the program does not know its own.
+        ASSOCIATE => Next::Associate(port),
+        _ => {
+            let words = "a SOCKS5 command other than CONNECT and UDP ASSOCIATE";
+            return Some(refuse(&Reply::CommandNotSupported.message(), words));
+        }
+    };
+    Some(Advance { consumed: input.len() - rest.len(), next })
+}
+
+const IPV4: u8 = 1;
+const DOMAIN: u8 = 3;
+const IPV6: u8 = 4;
+
+/// An address from its type on, the port behind it, and what follows; None when the type is unknown
+/// or something is missing. A name comes as bytes.
+#[expect(clippy::type_complexity, reason = "a name for it would say no more")]
+fn address(input: &[u8]) -> Option<(Result<IpAddr, &[u8]>, u16, &[u8])> {
+    let (kind, rest) = input.split_first()?;
+    let (host, rest) = match *kind {
         IPV4 => {
             let (bytes, rest) = rest.split_first_chunk::<4>()?;
             (Ok(IpAddr::V4(Ipv4Addr::from(*bytes))), rest)
@@ -153,24 +185,54 @@ fn request(input: &[u8]) -> Option<Advance> {
             let (name, rest) = prefixed(rest)?;
             (Err(name), rest)
         }
-        _ => {
-            let reply = Reply::AddressTypeNotSupported.message();
-            return Some(refuse(&reply, "an unknown SOCKS5 address type"));
-        }
+        _ => return None,
     };
     let (port, rest) = rest.split_first_chunk::<2>()?;
-    if command != CONNECT {
-        let words = "a SOCKS5 command other than CONNECT (UDP and BIND are not carried)";
-        return Some(refuse(&Reply::CommandNotSupported.message(), words));
+    Some((host, u16::from_be_bytes(*port), rest))
+}
+
+/// The reply that names the socket of a UDP association.
+pub(super) fn bound_reply(bound: SocketAddr) -> Vec<u8> {
+    let mut reply = vec![VERSION, Reply::Succeeded as u8, 0];
+    push_ip(&mut reply, bound.ip(), bound.port());
+    reply
+}
+
+fn push_ip(out: &mut Vec<u8>, address: IpAddr, port: u16) {
+    match address {
+        IpAddr::V4(address) => {
+            out.push(IPV4);
+            out.extend(address.octets());
+        }
+        IpAddr::V6(address) => {
+            out.push(IPV6);
+            out.extend(address.octets());
+        }
     }
-    let next = match target(host, u16::from_be_bytes(*port)) {
-        Ok(target) => Next::Connect(target),
-        Err(_) => Next::Refuse(
-            Reply::GeneralFailure.message().to_vec(),
-            "a SOCKS5 request for a malformed host or port",
-        ),
-    };
-    Some(Advance { consumed: input.len() - rest.len(), next })
+    out.extend(port.to_be_bytes());
+}
+
+/// What a program's datagram is for (RFC 1928 section 7); None for a fragment and for what is none.
+pub(super) fn datagram(input: &[u8]) -> Option<(Target, &[u8])> {
+    let rest = input.strip_prefix(&[0, 0, 0])?;
+    let (host, port, payload) = address(rest)?;
+    Some((target(host, port).ok()?, payload))
+}
+
+/// The header of a datagram that comes from `target`.
+pub(super) fn datagram_header(target: &Target) -> Box<[u8]> {
+    let mut header = vec![0; 3];
+    match &target.host {
+        Host::Ip(address) => push_ip(&mut header, *address, target.port),
+        Host::Name(name) => {
+            let name = name.as_bytes();
+            let len = u8::try_from(name.len()).unwrap_or(u8::MAX);
+            header.extend([DOMAIN, len]);
+            header.extend(&name[..usize::from(len)]);
+            header.extend(target.port.to_be_bytes());
+        }
+    }
+    header.into()
 }
 
 fn target(host: Result<IpAddr, &[u8]>, port: u16) -> Result<Target, TargetError> {
@@ -236,12 +298,37 @@ mod tests {
     }
 
     #[test]
+    fn an_association_names_the_port_of_its_program() {
+        let asked = run(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 9], &[], None).0.pop();
+        assert_eq!(asked, Some(Next::Associate(9)));
+        let v6 = "[2001:db8::1]:258".parse().unwrap();
+        let reply = bound_reply(v6);
+        assert_eq!((&reply[..5], &reply[20..]), (&[5, 0, 0, 4, 0x20][..], &[1, 2][..]));
+    }
+
+    #[test]
+    fn a_datagram_and_its_answer_name_the_target_alike() {
+        for target in ["192.0.2.7:80", "[2001:db8::1]:53", "example.org:443"] {
+            let target: Target = target.parse().unwrap();
+            let mut bytes = datagram_header(&target).to_vec();
+            bytes.extend(b"payload");
+            assert_eq!(datagram(&bytes), Some((target, &b"payload"[..])));
+            for missing in 1..bytes.len() - 7 {
+                assert_eq!(datagram(&bytes[..missing]), None);
+            }
+            bytes[2] = 1;
+            assert_eq!(datagram(&bytes), None, "a fragment");
+        }
+        assert_eq!(datagram(&[0, 0, 0, 9, 1, 1, 1, 1, 0, 1]), None);
+    }
+
+    #[test]
     fn what_cannot_be_done_has_its_own_reply() {
         let code = |input: &[u8]| match run(input, &[], None).0.pop() {
             Some(Next::Refuse(answer, _)) => answer[1],
             other => panic!("{other:?}"),
         };
-        for command in [0, 2, 3, 0xff] {
+        for command in [0, 2, 4, 0xff] {
             assert_eq!(code(&[5, 1, 0, 5, command, 0, 1, 1, 1, 1, 1, 0, 1]), 7);
         }
         assert_eq!(code(&[5, 1, 0, 5, 1, 0, 2]), 8);

@@ -2,20 +2,26 @@
 
 use super::prefixed::Prefixed;
 use super::socks5::{Advance, MAX_MESSAGE, Negotiation, Next, Reply};
-use super::{Credentials, Rejected};
-use crate::relay::{Local, Outcome, part, relay};
+use super::{Credentials, Rejected, associate};
+use crate::relay::{Outcome, part, relay};
 use crate::{Open, OpenError, StreamEnd, Target};
+use httvps_mux::Local;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 pub(super) async fn serve<L: Local, O: Open>(
     mut local: Prefixed<L>,
     credentials: Option<&Credentials>,
-    opener: &O,
+    opener: &Arc<O>,
     deadline: Instant,
 ) -> Result<(), Rejected> {
     let target = match timeout_at(deadline, negotiate(&mut local, credentials)).await {
-        Ok(result) => result?,
+        Ok(Ok(Request::Connect(target))) => target,
+        Ok(Ok(Request::Associate(port))) => {
+            return associate::serve(local, opener.clone(), port).await;
+        }
+        Ok(Err(rejected)) => return Err(rejected),
         Err(_) => return Err(Rejected::SLOW),
     };
     match opener.open(&target).await {
@@ -34,6 +40,13 @@ pub(super) async fn serve<L: Local, O: Open>(
     }
 }
 
+/// What a program asked for.
+enum Request {
+    Connect(Target),
+    /// UDP, sent from this port if it is not 0.
+    Associate(u16),
+}
+
 async fn send<L: Local>(local: &mut Prefixed<L>, bytes: &[u8]) -> Result<(), Rejected> {
     let result = async {
         local.write_all(bytes).await?;
@@ -45,7 +58,7 @@ async fn send<L: Local>(local: &mut Prefixed<L>, bytes: &[u8]) -> Result<(), Rej
 async fn negotiate<L: Local>(
     local: &mut Prefixed<L>,
     credentials: Option<&Credentials>,
-) -> Result<Target, Rejected> {
+) -> Result<Request, Rejected> {
     let mut negotiation = Negotiation::Methods;
     let mut space = [0; MAX_MESSAGE];
     let mut have = 0;
@@ -66,8 +79,9 @@ async fn negotiate<L: Local>(
             Next::Connect(target) => {
                 // A program may send ahead; what is here belongs to the target.
                 local.unread(&space[..have]);
-                return Ok(target);
+                return Ok(Request::Connect(target));
             }
+            Next::Associate(port) => return Ok(Request::Associate(port)),
             Next::Refuse(answer, words) => {
                 send(local, &answer).await?;
                 part(local).await;
@@ -92,6 +106,7 @@ fn reply_to(error: &OpenError) -> Reply {
         | OpenError::NoSession(_)
         | OpenError::NoPlace
         | OpenError::Ended(_)
+        | OpenError::NoDatagrams
         | OpenError::Closed => Reply::GeneralFailure,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Credentials, Proxy, Serve};
 use crate::relay::tests::FakeLocal;
-use crate::{Open, OpenError, Secret, Target};
+use crate::{Open, OpenDatagrams, OpenError, Secret, Target};
 use httvps_mux::StreamFailure;
 use httvps_proto::StreamEnd;
 use std::collections::VecDeque;
@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -26,6 +28,33 @@ impl Open for FakeOpen {
     async fn open(&self, target: &Target) -> Result<DuplexStream, OpenError> {
         self.asked.lock().unwrap().push(target.to_string());
         self.ready.lock().unwrap().pop_front().unwrap_or(Err(OpenError::NoPlace))
+    }
+
+    type Datagrams = Shout;
+
+    async fn open_datagrams(&self, target: &Target) -> Result<Shout, OpenError> {
+        self.asked.lock().unwrap().push(target.to_string());
+        if target.port == 1 {
+            return Err(OpenError::NoDatagrams);
+        }
+        let (to, from) = mpsc::channel(8);
+        Ok(Shout { to, from })
+    }
+}
+
+/// Answers each datagram with the same in capitals.
+struct Shout {
+    to: mpsc::Sender<Box<[u8]>>,
+    from: mpsc::Receiver<Box<[u8]>>,
+}
+
+impl OpenDatagrams for Shout {
+    fn send(&self, datagram: &[u8]) {
+        self.to.try_send(datagram.to_ascii_uppercase().into()).unwrap();
+    }
+
+    async fn recv(&mut self) -> Result<Box<[u8]>, StreamFailure> {
+        Ok(self.from.recv().await.unwrap())
     }
 }
 
@@ -293,4 +322,78 @@ async fn with_credentials_http_asks_for_them() {
         assert_eq!(response.contains("proxy-authenticate: Basic"), !is_let_in);
         assert_eq!(scene.asked().len(), usize::from(is_let_in));
     }
+}
+
+/// A control connection with an association; its UDP address.
+async fn associated(opener: &Arc<FakeOpen>) -> (TcpStream, std::net::SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut control = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (local, _) = listener.accept().await.unwrap();
+    let proxy = Proxy { credentials: None, opener: opener.clone() };
+    tokio::spawn(async move { proxy.serve(local).await });
+    control.write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut reply = [0; 12];
+    control.read_exact(&mut reply).await.unwrap();
+    assert_eq!(reply[..10], [5, 0, 5, 0, 0, 1, 127, 0, 0, 1]);
+    (control, ([127, 0, 0, 1], u16::from_be_bytes([reply[10], reply[11]])).into())
+}
+
+/// A datagram to `192.0.2.1:port` in the form of SOCKS5.
+fn packed(port: u8, payload: &[u8]) -> Vec<u8> {
+    [&[0, 0, 0, 1, 192, 0, 2, 1, 0, port], payload].concat()
+}
+
+async fn received(socket: &UdpSocket) -> Vec<u8> {
+    let mut space = [0; 100];
+    let count = timeout(Duration::from_secs(5), socket.recv(&mut space)).await.unwrap().unwrap();
+    space[..count].to_vec()
+}
+
+#[tokio::test]
+async fn an_association_carries_the_datagrams_of_its_program_only() {
+    let opener = Arc::new(FakeOpen::default());
+    let (mut control, address) = associated(&opener).await;
+    let program = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    program.connect(address).await.unwrap();
+    program.send(&packed(7, b"one")).await.unwrap();
+    assert_eq!(received(&program).await, packed(7, b"ONE"));
+    // Another port of the same machine is another program.
+    let stranger = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    stranger.send_to(&packed(9, b"let me in"), address).await.unwrap();
+    program.send(b"\0\0\x01\x01fragment").await.unwrap();
+    program.send(&packed(8, b"two")).await.unwrap();
+    assert_eq!(received(&program).await, packed(8, b"TWO"));
+    program.send(&packed(7, b"three")).await.unwrap();
+    assert_eq!(received(&program).await, packed(7, b"THREE"));
+    let asked = opener.asked.lock().unwrap().clone();
+    assert_eq!(asked, ["192.0.2.1:7", "192.0.2.1:8"], "one flow a target");
+    // A gateway without datagrams ends the association, so that the program knows.
+    program.send(&packed(1, b"four")).await.unwrap();
+    assert_eq!(control.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_forwarded_socket_has_a_flow_for_each_program() {
+    let opener = Arc::new(FakeOpen::default());
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let serving = tokio::spawn(crate::forward::serve_datagrams(
+        socket,
+        "192.0.2.1:7".parse().unwrap(),
+        opener.clone(),
+        Arc::new(|_| {}),
+        cancel.clone(),
+    ));
+    for payload in [&b"one"[..], b"two"] {
+        let program = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        program.connect(address).await.unwrap();
+        for _ in 0..2 {
+            program.send(payload).await.unwrap();
+            assert_eq!(received(&program).await, payload.to_ascii_uppercase());
+        }
+    }
+    assert_eq!(opener.asked.lock().unwrap().len(), 2);
+    cancel.cancel();
+    serving.await.unwrap();
 }

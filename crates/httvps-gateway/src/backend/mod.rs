@@ -1,10 +1,13 @@
-//! The operator's backend: who may enter.
+//! The operator's backend: who may enter, and through which node.
 
 mod answer;
+mod assignment;
 mod breaker;
 
 pub use answer::ValidateDeviceResult;
+pub use assignment::{AssignOutlineResult, OutlineKey, OutlineNode};
 
+use crate::authorities;
 use crate::config::Secret;
 use crate::metrics::{Limit, Metrics};
 use breaker::Breaker;
@@ -16,12 +19,9 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::RootCertStore;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
@@ -66,7 +66,7 @@ pub enum BackendError {
     Unreachable,
     /// The connection broke or the answer was not HTTP.
     Broken,
-    /// A status that is neither 200 nor 403.
+    /// A status that the API does not have.
     Status(u16),
     /// The body is not what the API promises.
     BadBody,
@@ -120,13 +120,41 @@ impl BackendError {
 /// Asks the backend. One per gateway; connections are pooled and kept.
 pub struct BackendClient {
     http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    validate_device: Uri,
+    validate_device: Endpoint,
+    assign_outline: Endpoint,
     secret: Option<HeaderValue>,
     timeout: Duration,
     places: Semaphore,
     max_body: usize,
-    breaker: Mutex<Breaker>,
     metrics: Metrics,
+}
+
+/// One path of the API. Each has a breaker of its own: a backend without nodes is no reason to turn
+/// devices away that need none.
+struct Endpoint {
+    uri: Uri,
+    /// The statuses whose bodies say something.
+    statuses: &'static [u16],
+    breaker: Mutex<Breaker>,
+}
+
+impl Endpoint {
+    fn new(
+        path: &str,
+        statuses: &'static [u16],
+        settings: &BackendSettings,
+    ) -> Result<Self, BackendSetupError> {
+        let base = settings.base_url.trim_end_matches('/');
+        let uri = format!("{base}{path}")
+            .parse()
+            .map_err(|error| BackendSetupError(format!("backend_base_url: {error}")))?;
+        let breaker = Breaker::new(settings.breaker_failures, settings.breaker_cooldown);
+        Ok(Self { uri, statuses, breaker: Mutex::new(breaker) })
+    }
+
+    fn with_breaker<R>(&self, f: impl FnOnce(&mut Breaker) -> R) -> R {
+        f(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 #[derive(Serialize)]
@@ -135,15 +163,22 @@ struct ValidateDevice<'a> {
     token: &'a str,
 }
 
+#[derive(Serialize)]
+struct AssignOutline<'a> {
+    device_id: &'a str,
+    region_code: Option<&'a str>,
+}
+
+/// Reads a status and a body.
+type Read<T> = fn(u16, &[u8]) -> Result<T, BackendError>;
+
 const INTERNAL_SECRET: HeaderName = HeaderName::from_static("x-internal-secret");
 
 impl BackendClient {
     /// Prepares the client; asks nothing yet.
     pub fn new(settings: &BackendSettings, metrics: Metrics) -> Result<Self, BackendSetupError> {
-        let base = settings.base_url.trim_end_matches('/');
-        let validate_device = format!("{base}/api/v1/auth/validate-device")
-            .parse()
-            .map_err(|error| BackendSetupError(format!("backend_base_url: {error}")))?;
+        let validate_device = Endpoint::new("/api/v1/auth/validate-device", &[200, 403], settings)?;
+        let assign_outline = Endpoint::new("/api/v1/nodes/assign-outline", &[200, 503], settings)?;
         let secret = settings.secret.as_ref().map(secret_header).transpose()?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -162,11 +197,11 @@ impl BackendClient {
         Ok(Self {
             http,
             validate_device,
+            assign_outline,
             secret,
             timeout: settings.timeout,
             places: Semaphore::new(settings.max_concurrent),
             max_body: settings.max_body,
-            breaker: Mutex::new(Breaker::new(settings.breaker_failures, settings.breaker_cooldown)),
             metrics,
         })
     }
@@ -179,11 +214,33 @@ impl BackendClient {
         token: &str,
         deadline: Instant,
     ) -> Result<ValidateDeviceResult, BackendError> {
+        let question = ValidateDevice { device_id, token };
+        self.call(&self.validate_device, &question, answer::read, deadline).await
+    }
+
+    /// Asks for the Outline node of a session, by the same rules as [`Self::validate_device`].
+    pub async fn assign_outline(
+        &self,
+        device_id: &str,
+        region: Option<&str>,
+        deadline: Instant,
+    ) -> Result<AssignOutlineResult, BackendError> {
+        let question = AssignOutline { device_id, region_code: region };
+        self.call(&self.assign_outline, &question, assignment::read, deadline).await
+    }
+
+    async fn call<T>(
+        &self,
+        endpoint: &Endpoint,
+        question: &impl Serialize,
+        read: Read<T>,
+        deadline: Instant,
+    ) -> Result<T, BackendError> {
         let start = Instant::now();
         let own_deadline = start + self.timeout;
         let until = own_deadline.min(deadline);
-        let result = if self.with_breaker(|breaker| breaker.try_pass(start)) {
-            self.ask_in_turn(device_id, token, until).await
+        let result = if endpoint.with_breaker(|breaker| breaker.try_pass(start)) {
+            self.ask_in_turn(endpoint, question, read, until).await
         } else {
             Err(BackendError::CircuitOpen)
         };
@@ -192,24 +249,26 @@ impl BackendClient {
             // A late hello is not the backend's fault.
             Err(BackendError::Timeout) if until < own_deadline => {}
             Err(error) if error.is_outage() => {
-                if self.with_breaker(|breaker| breaker.handle_failure(Instant::now())) {
-                    tracing::error!(code = error.code(), "backend_circuit_opened");
+                if endpoint.with_breaker(|breaker| breaker.handle_failure(Instant::now())) {
+                    let path = endpoint.uri.path();
+                    tracing::error!(code = error.code(), path, "backend_circuit_opened");
                 }
             }
             // It answered, if only to say that it dislikes what a client sent: not an outage.
-            Ok(_) | Err(_) => self.with_breaker(Breaker::handle_success),
+            Ok(_) | Err(_) => endpoint.with_breaker(Breaker::handle_success),
         }
         let failure = result.as_ref().err().map(|error| error.code());
         self.metrics.backend_request(start.elapsed(), failure);
         result
     }
 
-    async fn ask_in_turn(
+    async fn ask_in_turn<T>(
         &self,
-        device_id: &str,
-        token: &str,
+        endpoint: &Endpoint,
+        question: &impl Serialize,
+        read: Read<T>,
         until: Instant,
-    ) -> Result<ValidateDeviceResult, BackendError> {
+    ) -> Result<T, BackendError> {
         let _place = if let Ok(place) = self.places.try_acquire() {
             place
         } else {
@@ -217,25 +276,21 @@ impl BackendClient {
             let place = tokio::time::timeout_at(until.into(), self.places.acquire()).await;
             place.ok().and_then(Result::ok).ok_or(BackendError::Busy)?
         };
-        tokio::time::timeout_at(until.into(), self.ask(device_id, token))
+        tokio::time::timeout_at(until.into(), self.ask(endpoint, question, read))
             .await
             .unwrap_or(Err(BackendError::Timeout))
     }
 
-    fn with_breaker<R>(&self, f: impl FnOnce(&mut Breaker) -> R) -> R {
-        f(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    async fn ask(
+    async fn ask<T>(
         &self,
-        device_id: &str,
-        token: &str,
-    ) -> Result<ValidateDeviceResult, BackendError> {
-        let body = serde_json::to_vec(&ValidateDevice { device_id, token })
-            .map_err(|_| BackendError::Broken)?;
+        endpoint: &Endpoint,
+        question: &impl Serialize,
+        read: Read<T>,
+    ) -> Result<T, BackendError> {
+        let body = serde_json::to_vec(question).map_err(|_| BackendError::Broken)?;
         let mut request = Request::builder()
             .method(Method::POST)
-            .uri(self.validate_device.clone())
+            .uri(endpoint.uri.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(Full::new(Bytes::from(body)))
             .map_err(|_| BackendError::Broken)?;
@@ -246,12 +301,12 @@ impl BackendClient {
             if error.is_connect() { BackendError::Unreachable } else { BackendError::Broken }
         })?;
         let status = response.status().as_u16();
-        if !matches!(status, 200 | 403) {
+        if !endpoint.statuses.contains(&status) {
             return Err(BackendError::Status(status));
         }
         let body = Limited::new(response.into_body(), self.max_body).collect().await;
         match body {
-            Ok(body) => answer::read(status, &body.to_bytes()),
+            Ok(body) => read(status, &body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(BackendError::BodyTooLarge),
             Err(_) => Err(BackendError::Broken),
         }
@@ -269,37 +324,10 @@ fn secret_header(secret: &Secret) -> Result<HeaderValue, BackendSetupError> {
 }
 
 fn tls(settings: &BackendSettings) -> Result<rustls::ClientConfig, BackendSetupError> {
-    let mut roots = RootCertStore::empty();
-    if settings.base_url.starts_with("https:") {
-        // Certificates that this system cannot load are no reason to refuse those that it can.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if let Some(path) = &settings.ca_path {
-            for certificate in authorities(path)? {
-                roots.add(certificate).map_err(|error| {
-                    BackendSetupError(format!("backend_ca_path: {}: {error}", path.display()))
-                })?;
-            }
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| BackendSetupError(format!("backend TLS: {error}")))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
-}
-
-fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, BackendSetupError> {
-    let failed =
-        |words: String| BackendSetupError(format!("backend_ca_path: {}: {words}", path.display()));
-    let certificates = CertificateDer::pem_file_iter(path)
-        .map_err(|error| failed(error.to_string()))?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| failed(error.to_string()))?;
-    if certificates.is_empty() {
-        return Err(failed("no certificate in it; a PEM file with at least one is needed".into()));
-    }
-    Ok(certificates)
+    let is_https = settings.base_url.starts_with("https:");
+    let ca = is_https.then_some(settings.ca_path.as_deref()).flatten();
+    authorities::client_config(is_https, ca)
+        .map_err(|problem| BackendSetupError(format!("backend_ca_path: {problem}")))
 }
 
 /// As the answer of a call is read, opened to the fuzzer: None is an error of the backend.

@@ -7,6 +7,7 @@ use super::secret::Secret;
 use super::url::BackendUrl;
 use super::{duration, size};
 use crate::log::{LogFormat, LogLevel};
+use httvps_proto::Target;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -257,6 +258,38 @@ impl Kind<PathBuf> for File {
     }
 }
 
+/// The path of a YAML file.
+pub(super) struct YamlFile;
+
+impl Kind<PathBuf> for YamlFile {
+    const ACCEPTED: &'static str = "the path of a YAML file";
+    const PLACEHOLDER: &'static str = "FILE";
+
+    fn parse(text: &str) -> Result<PathBuf, String> {
+        File::parse(text)
+    }
+
+    fn show(value: &PathBuf) -> String {
+        File::show(value)
+    }
+}
+
+/// A host and a port.
+pub(super) struct Endpoint;
+
+impl Kind<Target> for Endpoint {
+    const ACCEPTED: &'static str = "HOST:PORT or [IPV6]:PORT";
+    const PLACEHOLDER: &'static str = "HOST:PORT";
+
+    fn parse(text: &str) -> Result<Target, String> {
+        Target::parse(text).map_err(|error| format!("is no target: {error}"))
+    }
+
+    fn show(value: &Target) -> String {
+        value.to_string()
+    }
+}
+
 /// The path of a route.
 pub(super) struct Route;
 
@@ -395,6 +428,31 @@ pub enum UpstreamMode {
     Blackhole,
     /// TCP to the target that the client names.
     Direct,
+    /// By way of the Outline node that the session was given.
+    Outline,
+}
+
+/// What `outline_assign` may be: who gives a session its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutlineAssign {
+    /// The backend.
+    Backend,
+    /// The pool of `outline_nodes_path`.
+    Pool,
+    /// The backend; the pool when it has no answer.
+    BackendThenPool,
+}
+
+impl OutlineAssign {
+    /// Whether the backend is asked.
+    pub fn asks_backend(self) -> bool {
+        self != Self::Pool
+    }
+
+    /// Whether the pool is used.
+    pub fn uses_pool(self) -> bool {
+        self != Self::Backend
+    }
 }
 
 /// One of a few words, in any case.
@@ -420,11 +478,18 @@ macro_rules! choice {
     };
 }
 
-choice! { UpstreamMode, "fake, echo, blackhole or direct", "MODE":
+choice! { UpstreamMode, "fake, echo, blackhole, direct or outline", "MODE":
     "fake" => UpstreamMode::Fake,
     "echo" => UpstreamMode::Echo,
     "blackhole" => UpstreamMode::Blackhole,
     "direct" => UpstreamMode::Direct,
+    "outline" => UpstreamMode::Outline,
+}
+
+choice! { OutlineAssign, "backend, pool or backend_then_pool", "WHO":
+    "backend" => OutlineAssign::Backend,
+    "pool" => OutlineAssign::Pool,
+    "backend_then_pool" => OutlineAssign::BackendThenPool,
 }
 
 choice! { LogLevel, "debug, info, warn or error", "LEVEL":

@@ -35,7 +35,7 @@ use std::fmt::Write;
 pub use command_line::clap_args;
 pub use error::ConfigError;
 pub use given::{Source, Sources};
-pub use kind::UpstreamMode;
+pub use kind::{OutlineAssign, UpstreamMode};
 pub use listen::{ListenAddr, ListenAddrError, ListenHost};
 pub use reference::{example_yaml, reference_markdown};
 pub use secret::Secret;

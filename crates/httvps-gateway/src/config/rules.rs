@@ -1,7 +1,7 @@
 //! Rules between settings.
 
 use super::error::ConfigError;
-use super::{Config, SETTINGS, Source};
+use super::{Config, SETTINGS, Source, UpstreamMode};
 
 /// Room in a message for what stands around the token and the device id of a `hello`.
 const HELLO_ROOM: usize = 512;
@@ -47,6 +47,17 @@ impl Config {
                 "does not hold a hello with the longest token and device id",
                 &["max_token_bytes", "max_device_id_bytes"],
                 "more than both together",
+            ));
+        }
+        let needs_pool = self.upstream_mode == UpstreamMode::Outline
+            && self.outline_assign.uses_pool()
+            && self.outline_nodes_path.is_none();
+        if needs_pool {
+            return Err(self.clash(
+                "outline_assign",
+                "needs a pool and there is none",
+                &["outline_nodes_path"],
+                "the path of a file with nodes in outline_nodes_path, or outline_assign = backend",
             ));
         }
         let rules = [
@@ -95,6 +106,14 @@ impl Config {
         }
         if self.backend_ca_path.is_some() && !self.backend_base_url.is_https() {
             doubts.push("backend_ca_path has no effect: backend_base_url is not https".to_owned());
+        }
+        if self.outline_nodes_path.is_some()
+            && (self.upstream_mode != UpstreamMode::Outline || !self.outline_assign.uses_pool())
+        {
+            doubts.push(
+                "outline_nodes_path has no effect: it needs upstream_mode = outline and outline_assign = pool or backend_then_pool"
+                    .to_owned(),
+            );
         }
         doubts
     }

@@ -4,14 +4,16 @@
 //! from here.
 
 use super::kind::{
-    Address, Choice, File, Hidden, Maybe, Networks, Origins, Route, Size, Switch, Time, Url, Whole,
+    Address, Choice, Endpoint, File, Hidden, Maybe, Networks, Origins, Route, Size, Switch, Time,
+    Url, Whole, YamlFile,
 };
 use super::listen::ListenAddr;
 use super::secret::Secret;
 use super::setting::settings;
 use super::url::BackendUrl;
-use crate::config::UpstreamMode;
+use crate::config::{OutlineAssign, UpstreamMode};
 use crate::log::{LogFormat, LogLevel};
+use httvps_proto::Target;
 use ipnet::IpNet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,7 +80,8 @@ settings! {
 
     "Upstream" {
         /// Where streams go: `fake` and `echo` send every byte back, `blackhole` drops them,
-        /// `direct` opens TCP connections and UDP sockets to the targets that clients name.
+        /// `direct` opens TCP connections and UDP sockets to the targets that clients name, `outline`
+        /// does so by way of an Outline (Shadowsocks) node that each session is given.
         upstream_mode: UpstreamMode as Choice, env GATEWAY_UPSTREAM_MODE, default "fake";
 
         /// Networks that `direct` may reach although they are not public. A bare address is a
@@ -101,6 +104,71 @@ settings! {
         /// A stream whose target takes no byte for so long while bytes wait for it is ended.
         stream_stall_timeout: Duration as Time, env GATEWAY_STREAM_STALL_TIMEOUT, default "30s",
             range "10ms" to "1h";
+    }
+
+    "Outline" {
+        /// Who gives a session its node, with `upstream_mode` `outline`: the backend
+        /// (`assign-outline`), the pool of `outline_nodes_path`, or the pool only when the backend
+        /// has no answer.
+        outline_assign: OutlineAssign as Choice, env GATEWAY_OUTLINE_ASSIGN, default "backend";
+
+        /// The file with the pool: `nodes:`, a list of `id`, `key` (`ss://`, `ssconf://` or
+        /// `https://`), and optionally `region`, `weight` (1) and `priority` (0, the lowest number is
+        /// used first). It holds secrets.
+        outline_nodes_path: Option<PathBuf> as Maybe<YamlFile>, env GATEWAY_OUTLINE_NODES_PATH;
+
+        /// How often that file is looked at; a change is taken over without dropping a stream.
+        outline_nodes_reload_interval: Duration as Time, env GATEWAY_OUTLINE_NODES_RELOAD_INTERVAL,
+            default "10s", range "100ms" to "24h", zero "load only on SIGHUP";
+
+        /// How often `ssconf://` and `https://` keys are fetched again; the last good copy stays in
+        /// use when that fails.
+        outline_key_refresh: Duration as Time, env GATEWAY_OUTLINE_KEY_REFRESH, default "10m",
+            range "1s" to "168h";
+
+        /// Certificates, PEM, that are trusted for `ssconf://` and `https://` keys besides those of
+        /// the system.
+        outline_ca_path: Option<PathBuf> as Maybe<File>, env GATEWAY_OUTLINE_CA_PATH;
+
+        /// How long connecting to one node may take; then the next one is tried, within
+        /// `dial_timeout`.
+        outline_dial_timeout: Duration as Time, env GATEWAY_OUTLINE_DIAL_TIMEOUT, default "3s",
+            range "10ms" to "5m";
+
+        /// A stream that has sent something and for so long got nothing back makes its node suspect:
+        /// three in a row ask for a probe. The stream itself goes on.
+        outline_first_byte_timeout: Duration as Time, env GATEWAY_OUTLINE_FIRST_BYTE_TIMEOUT,
+            default "10s", range "10ms" to "10m";
+
+        /// Where probes go by way of each node: a web server, which is asked for `HEAD /` in plain
+        /// HTTP.
+        outline_probe_target: Target as Endpoint, env GATEWAY_OUTLINE_PROBE_TARGET,
+            default "example.com:80";
+
+        /// How often each node is probed.
+        outline_probe_interval: Duration as Time, env GATEWAY_OUTLINE_PROBE_INTERVAL,
+            default "15s", range "100ms" to "24h", zero "never: streams find out";
+
+        /// How long the answer to a probe may take.
+        outline_probe_timeout: Duration as Time, env GATEWAY_OUTLINE_PROBE_TIMEOUT, default "5s",
+            range "10ms" to "5m";
+
+        /// Failed dials in a row, or failed probes in a row, that take a node down.
+        outline_down_failures: u32 as Whole, env GATEWAY_OUTLINE_DOWN_FAILURES, default "3",
+            range "1" to "1000";
+
+        /// Successes in a row that make a node healthy again.
+        outline_recover_successes: u32 as Whole, env GATEWAY_OUTLINE_RECOVER_SUCCESSES,
+            default "2", range "1" to "1000";
+
+        /// How long a node that went down is left alone before it is tried again; doubled up to 8
+        /// times as long while it stays down.
+        outline_cooldown: Duration as Time, env GATEWAY_OUTLINE_COOLDOWN, default "5s",
+            range "10ms" to "1h";
+
+        /// Mean time to connect above which a node counts as degraded.
+        outline_slow_dial: Duration as Time, env GATEWAY_OUTLINE_SLOW_DIAL, default "1s",
+            range "1ms" to "1m", zero "never";
     }
 
     "Sessions and streams" {

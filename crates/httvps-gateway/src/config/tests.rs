@@ -535,6 +535,25 @@ mod rules {
     }
 
     #[test]
+    fn a_pool_needs_its_file_and_the_file_a_pool() {
+        for who in ["pool", "backend_then_pool"] {
+            let text = error(&with(&[("upstream_mode", "outline"), ("outline_assign", who)]));
+            let start = format!(
+                "--outline-assign: {who} needs a pool and there is none (outline_nodes_path"
+            );
+            assert!(text.starts_with(&start), "{text}");
+        }
+        load(&with(&[("upstream_mode", "outline")]));
+        let (_, doubts) = Config::load(&with(&[("outline_nodes_path", "nodes.yaml")])).unwrap();
+        assert!(doubts[0].starts_with("outline_nodes_path has no effect"), "{doubts:?}");
+        let text = error(&with(&[("outline_probe_target", "example.com")]));
+        assert!(
+            text.starts_with("--outline-probe-target: \"example.com\" is no target: "),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn a_default_gives_way_to_what_was_set() {
         assert_eq!(load(&with(&[("drain_timeout", "5s")])).drain_spread, Duration::from_secs(5));
         assert_eq!(load(&with(&[("drain_spread", "1m")])).drain_timeout, Duration::from_mins(1));

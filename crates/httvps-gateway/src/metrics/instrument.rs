@@ -69,6 +69,8 @@ pub(super) trait Instrument {
     const TYPE: &'static str;
     /// What the encoder adds to the name.
     const SUFFIX: &'static str = "";
+    /// Whether there is one for each node, under the label `node`.
+    const IS_PER_NODE: bool = false;
 
     fn create() -> Self;
 

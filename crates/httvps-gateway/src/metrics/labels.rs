@@ -190,6 +190,42 @@ labels! {
         Out = "out",
     }
 
+    /// Who gave a session its Outline node, or why it has none.
+    Assignment, "result" {
+        /// The backend.
+        Backend = "backend",
+        /// The pool.
+        Pool = "pool",
+        /// The backend or the pool has no node to give.
+        NoneAvailable = "none_available",
+        /// The backend failed.
+        BackendError = "backend_error",
+        /// The key that the backend gave cannot be used.
+        BadKey = "bad_key",
+    }
+
+    /// What came of a dial to an Outline node.
+    NodeDial, "result" {
+        /// It stood.
+        Ok = "ok",
+        /// It was refused, or there is no way there.
+        Failed = "failed",
+        /// It took too long.
+        Timeout = "timeout",
+    }
+
+    /// What came of a probe of an Outline node.
+    NodeProbe, "result" {
+        /// The probe's target answered by way of the node.
+        Ok = "ok",
+        /// The node was not reached.
+        Unreachable = "unreachable",
+        /// The node, or the target behind it, did not answer.
+        Silent = "silent",
+        /// The node's answer does not fit the key.
+        WrongKey = "wrong_key",
+    }
+
     /// What came of a reload of the certificate.
     ReloadResult, "result" {
         /// The new certificate is in use.
@@ -291,6 +327,9 @@ mod tests {
         check(HandshakePhase::ALL.iter().map(|v| (*v, v.as_str())));
         check(SessionEnd::ALL.iter().map(|v| (*v, v.as_str())));
         check(Limit::ALL.iter().map(|v| (*v, v.as_str())));
+        check(Assignment::ALL.iter().map(|v| (*v, v.as_str())));
+        check(NodeDial::ALL.iter().map(|v| (*v, v.as_str())));
+        check(NodeProbe::ALL.iter().map(|v| (*v, v.as_str())));
         check(Direction::ALL.iter().map(|v| (*v, v.as_str())));
         check(ReloadResult::ALL.iter().map(|v| (*v, v.as_str())));
         check(StreamEnd::ALL.iter().map(|v| (*v, v.as_str())));

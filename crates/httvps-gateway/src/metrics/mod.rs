@@ -7,6 +7,7 @@
 mod exposition;
 mod instrument;
 mod labels;
+mod nodes;
 mod process;
 mod reference;
 mod table;
@@ -22,9 +23,10 @@ use httvps_proto::StreamEnd;
 
 pub use instrument::Counts;
 pub use labels::{
-    BackendErrorCode, ClientErrorCode, Direction, HandshakePhase, HandshakeResult, Label, Limit,
-    RefusalReason, ReloadResult, SessionEnd,
+    Assignment, BackendErrorCode, ClientErrorCode, Direction, HandshakePhase, HandshakeResult,
+    Label, Limit, NodeDial, NodeProbe, RefusalReason, ReloadResult, SessionEnd,
 };
+pub use nodes::NodeMetrics;
 pub use reference::reference_markdown;
 pub use table::Families;
 
@@ -242,13 +244,16 @@ mod tests {
 
     #[test]
     fn the_classic_format_has_every_family_once_and_every_label_value_at_zero() {
-        let (content_type, text) = Metrics::new().encode(None);
+        let metrics = Metrics::new();
+        // Families without a member are not written.
+        let _node = metrics.node("fra-1");
+        let (content_type, text) = metrics.encode(None);
         assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
         let families = parse(&text);
         for family in table::FAMILIES {
             let (kind, samples) = &families[family.name];
             assert_eq!(kind, family.kind);
-            if family.name.ends_with("_info") {
+            if family.name.ends_with("_info") || family.is_per_node {
                 continue;
             }
             if let Some((label, values)) = (family.label)() {

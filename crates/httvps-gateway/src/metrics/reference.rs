@@ -23,9 +23,11 @@ pub fn reference_markdown() -> String {
     let _ = writeln!(page, "Histograms have buckets up to {} seconds.\n", bounds.join(", "));
     page.push_str("| metric | type | what it is |\n|---|---|---|\n");
     for family in FAMILIES {
-        let name = match (family.label)() {
-            Some((label, _)) => format!("{}{{{label}}}", family.name),
-            None => family.name.to_owned(),
+        let own = (family.label)().map(|(label, _)| label);
+        let labels: Vec<_> = family.is_per_node.then_some("node").into_iter().chain(own).collect();
+        let name = match labels.join(",") {
+            labels if labels.is_empty() => family.name.to_owned(),
+            labels => format!("{}{{{labels}}}", family.name),
         };
         let _ = writeln!(page, "| `{name}` | {} | {} |", family.kind, family.description());
     }

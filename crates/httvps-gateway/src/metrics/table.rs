@@ -2,9 +2,10 @@
 
 use super::instrument::{Build, Counts, Instrument};
 use super::labels::{
-    BackendErrorCode, ClientErrorCode, Direction, HandshakePhase, HandshakeResult, Limit,
-    RefusalReason, ReloadResult, SessionEnd,
+    Assignment, BackendErrorCode, ClientErrorCode, Direction, HandshakePhase, HandshakeResult,
+    Limit, NodeDial, NodeProbe, RefusalReason, ReloadResult, SessionEnd,
 };
+use super::nodes::{CountsPerNode, PerNode};
 use httvps_proto::StreamEnd;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,6 +19,8 @@ pub(super) struct Family {
     pub(super) kind: &'static str,
     pub(super) help: &'static str,
     pub(super) label: fn() -> Option<(&'static str, Vec<&'static str>)>,
+    /// Whether it has the label `node` besides.
+    pub(super) is_per_node: bool,
 }
 
 impl Family {
@@ -46,6 +49,7 @@ macro_rules! families {
                 kind: <$type as Instrument>::TYPE,
                 help: concat!($($doc,)+),
                 label: <$type as Instrument>::label,
+                is_per_node: <$type as Instrument>::IS_PER_NODE,
             },
         )+];
 
@@ -101,6 +105,29 @@ families! {
     connections: Counter = "httvps_gateway_connections_total";
     /// Connections that are open, with or without a session.
     open_connections: Gauge = "httvps_gateway_open_connections";
+    /// Sessions that asked for an Outline node, at their begin or to replace one that fails, by who gave
+    /// it or why there was none.
+    outline_assignments: Counts<Assignment> = "httvps_gateway_outline_assignments_total";
+    /// Sessions that moved to another Outline node because theirs failed or was removed.
+    outline_moves: Counter = "httvps_gateway_outline_moves_total";
+    /// Fetches of `ssconf://` and `https://` keys that failed.
+    outline_key_failures: Counter = "httvps_gateway_outline_key_failures_total";
+    /// Whether an Outline node is healthy (0), degraded (1) or down (2).
+    outline_node_state: PerNode<Gauge> = "httvps_gateway_outline_node_state";
+    /// Streams that are open by way of an Outline node.
+    outline_active_streams: PerNode<Gauge> = "httvps_gateway_outline_active_streams";
+    /// Dials to an Outline node, by result.
+    outline_dials: CountsPerNode<NodeDial> = "httvps_gateway_outline_dials_total";
+    /// Time of a dial to an Outline node in seconds.
+    outline_dial_duration: PerNode<Histogram> = "httvps_gateway_outline_dial_duration_seconds";
+    /// Time from the first byte of a stream to the first byte back in seconds.
+    outline_first_byte_duration: PerNode<Histogram> = "httvps_gateway_outline_first_byte_duration_seconds";
+    /// Payload bytes to an Outline node.
+    outline_bytes_in: PerNode<Counter> = "httvps_gateway_outline_bytes_in_total";
+    /// Payload bytes from an Outline node.
+    outline_bytes_out: PerNode<Counter> = "httvps_gateway_outline_bytes_out_total";
+    /// Probes of an Outline node, by result.
+    outline_probes: CountsPerNode<NodeProbe> = "httvps_gateway_outline_probes_total";
     /// Reloads of the certificate, by result.
     certificate_reloads: Counts<ReloadResult> = "httvps_gateway_certificate_reloads_total";
     /// Panics that were caught.

@@ -8,16 +8,16 @@ mod streams;
 
 use super::ClientLink;
 use super::closing::close;
-use super::ready::Ready;
 use super::wire::Wire;
 use crate::context::Context as Gateway;
 use crate::metrics::{ClientErrorCode, Limit, Metrics, OpenConnection, SessionEnd};
 use crate::registry::{Order, Place};
-use httvps_mux::LinkError;
+use httvps_mux::{LinkError, Ready};
 use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind};
+use httvps_upstream::Connector;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -30,6 +30,7 @@ use tokio::time::Sleep;
 
 use delivering::Delivering;
 use relays::Relays;
+use streams::ToClient;
 
 /// Messages and stream turns that one poll handles before other tasks get the processor.
 const POLL_BUDGET: usize = 64;
@@ -52,6 +53,8 @@ thread_local! {
 /// `max_session_queue_bytes` in all, plus two datagrams for each of their streams.
 pub(super) struct Active {
     gateway: Arc<Gateway>,
+    /// Where the streams go.
+    connector: Arc<dyn Connector>,
     link: ClientLink,
     wire: Wire,
     place: Place,
@@ -92,14 +95,22 @@ struct Traffic {
     streams: u64,
 }
 
+/// What a session has from its begin.
+pub(super) struct Entry {
+    pub(super) place: Place,
+    pub(super) connector: Arc<dyn Connector>,
+    pub(super) device_id: Arc<str>,
+    pub(super) session_id: Arc<str>,
+}
+
 impl Active {
     pub(super) fn new(
         gateway: Arc<Gateway>,
         link: ClientLink,
         session: Session,
-        place: Place,
-        (device_id, session_id): (Arc<str>, Arc<str>),
+        entry: Entry,
     ) -> Self {
+        let Entry { place, connector, device_id, session_id } = entry;
         let now = Instant::now();
         let config = &gateway.config;
         let errors = Bucket::new(config.max_errors_per_second, config.max_error_burst, now);
@@ -110,6 +121,7 @@ impl Active {
             Wire::Json(session)
         };
         Self {
+            connector,
             link,
             wire,
             place,
@@ -228,7 +240,7 @@ impl Active {
     ) -> Result<bool, SessionEnd> {
         self.measure(now);
         self.hurry = datagrams::HURRY;
-        let mut has_moved = self.poll_streams(now, budget);
+        let mut has_moved = self.poll_streams(cx, now, budget)?;
         if let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now) {
             return Err(self.end_of_link(&error));
         }
@@ -268,51 +280,69 @@ impl Active {
     }
 
     fn handle_message(&mut self, kind: Kind, now: Instant) -> Result<(), SessionEnd> {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let (message, mut out) = self.link.message();
-            let Wire::Json(session) = &mut self.wire else {
-                if kind == Kind::Text {
-                    return Err(self.break_off(v2::Violation::Text));
-                }
-                // A copy, so that the link is free for what an echo sends meanwhile.
-                scratch.clear();
-                scratch.extend_from_slice(message);
-                return self.handle_frames(scratch, now);
-            };
-            let input = match kind {
-                Kind::Text => session.handle_text(now, message, scratch, &mut out),
-                Kind::Binary => session.handle_binary(now, &mut out),
-            };
-            match input {
-                Input::Nothing | Input::Hello(_) => Ok(()),
-                Input::Data { stream, data } => {
-                    let len = data.len();
-                    // The payload is at the front of the scratch buffer; taken from there it does
-                    // not keep the link borrowed, which an echo writes to.
-                    self.handle_data(stream, &scratch[..len], now);
-                    Ok(())
-                }
-                Input::Open { stream, target } => {
-                    let target = target.map(Cow::into_owned);
-                    self.open_stream(stream, target.as_deref(), now)
-                }
-                Input::Close { stream } => {
-                    self.close_stream(stream, true);
-                    Ok(())
-                }
-                Input::Refused { code, refusal } => {
-                    self.note_refusal(code, refusal);
-                    Ok(())
-                }
-                Input::Fatal(cause) => Err(self.end_of_flood(cause)),
+        match (&self.wire, kind) {
+            (Wire::V2(_), Kind::Binary) => self.handle_frames(now),
+            (Wire::V2(_), Kind::Text) => Err(self.break_off(v2::Violation::Text)),
+            (Wire::Json(_), _) => {
+                let mut scratch = SCRATCH.take();
+                let result = self.handle_json(kind, &mut scratch, now);
+                SCRATCH.set(scratch);
+                result
             }
-        })
+        }
     }
 
-    fn handle_data(&mut self, stream: StreamKey, data: &[u8], now: Instant) {
-        self.traffic.bytes_in += data.len() as u64;
-        self.gateway.metrics.bytes_in.inc_by(data.len() as u64);
-        self.with_relay(stream, data.len(), now, |relay, sink| relay.handle_data(data, now, sink));
+    fn handle_json(
+        &mut self,
+        kind: Kind,
+        scratch: &mut Vec<u8>,
+        now: Instant,
+    ) -> Result<(), SessionEnd> {
+        let (message, mut out) = self.link.message();
+        let Wire::Json(session) = &mut self.wire else { return Ok(()) };
+        let input = match kind {
+            Kind::Text => session.handle_text(now, message, scratch, &mut out),
+            Kind::Binary => session.handle_binary(now, &mut out),
+        };
+        match input {
+            Input::Nothing | Input::Hello(_) => Ok(()),
+            Input::Data { stream, data } => {
+                let len = data.len();
+                self.count_in(len);
+                let way = ToClient {
+                    bounds: self.bounds(),
+                    relays: &mut self.relays,
+                    wire: &mut self.wire,
+                    out: self.link.outbox(),
+                };
+                // The payload is at the front of the scratch buffer; taken from there it does not
+                // keep the session borrowed, in which an echo writes.
+                let data = &scratch[..len];
+                let moved = way.with_relay(stream, len, now, |r, s| r.handle_data(data, now, s));
+                if let Some(((), moved)) = moved {
+                    self.account(moved, now);
+                }
+                Ok(())
+            }
+            Input::Open { stream, target } => {
+                let target = target.map(Cow::into_owned);
+                self.open_stream(stream, target.as_deref(), now)
+            }
+            Input::Close { stream } => {
+                self.close_stream(stream, true);
+                Ok(())
+            }
+            Input::Refused { code, refusal } => {
+                self.note_refusal(code, refusal);
+                Ok(())
+            }
+            Input::Fatal(cause) => Err(self.end_of_flood(cause)),
+        }
+    }
+
+    fn count_in(&mut self, bytes: usize) {
+        self.traffic.bytes_in += bytes as u64;
+        self.gateway.metrics.bytes_in.inc_by(bytes as u64);
     }
 
     fn note_refusal(&mut self, code: ErrorCode, refusal: Option<StreamRefusal>) {

@@ -1,9 +1,7 @@
 //! One stream of datagrams: a socket that talks to one target, and a queue in each direction.
 
-mod queue;
-
-use super::ready::{Ready, StreamWaker};
 use super::relay::{Turn, end_of_dial};
+use httvps_mux::{DatagramQueue, Ready, StreamWaker};
 use httvps_proto::v2::MAX_DATAGRAM;
 use httvps_proto::{StreamEnd, StreamKey, Target};
 use httvps_upstream::{DatagramDial, DatagramSocket, DatagramUpstream, end_of_datagram_error};
@@ -14,7 +12,6 @@ use std::time::{Duration, Instant};
 use tokio::io::ReadBuf;
 
 use crate::metrics::Direction;
-use queue::Queue;
 
 /// Payload bytes that one queue of a stream may hold, if its session holds little else.
 const MAX_QUEUE_BYTES: usize = 256 * 1024;
@@ -39,8 +36,8 @@ thread_local! {
 /// the latest.
 pub(super) struct Datagrams {
     outlet: Outlet,
-    to_target: Queue,
-    to_client: Queue,
+    to_target: DatagramQueue,
+    to_client: DatagramQueue,
     stream_waker: Arc<StreamWaker>,
     waker: Waker,
     /// The socket failed when a datagram was handed on ahead of the stream's turn.
@@ -110,8 +107,8 @@ impl Datagrams {
         let stream_waker = StreamWaker::new(ready, stream);
         Self {
             outlet: Outlet::Dialing(dial),
-            to_target: Queue::default(),
-            to_client: Queue::default(),
+            to_target: DatagramQueue::default(),
+            to_client: DatagramQueue::default(),
             waker: stream_waker.clone().into(),
             stream_waker,
             failure: None,
@@ -276,7 +273,7 @@ impl From<DatagramUpstream> for Outlet {
 }
 
 /// Payload bytes that a queue may hold while the other direction's holds what it does.
-fn queue_bound(of_both: usize, other: &Queue) -> usize {
+fn queue_bound(of_both: usize, other: &DatagramQueue) -> usize {
     of_both.saturating_sub(other.bytes()).clamp(MAX_DATAGRAM, MAX_QUEUE_BYTES)
 }
 

@@ -1,15 +1,16 @@
 //! From an upgraded connection to an authenticated session, or to a refusal.
 
 use super::ClientLink;
-use super::active::Active;
+use super::active::{Active, Entry};
 use super::closing::close;
 use crate::backend::{BackendError, ValidateDeviceResult};
 use crate::config::Secret;
-use crate::context::{Context as Gateway, HalfOpen};
+use crate::context::{Context as Gateway, HalfOpen, WayOut};
 use crate::metrics::{
     ClientErrorCode, HandshakePhase, HandshakeResult, Limit, OpenConnection, RefusalReason,
 };
-use crate::registry::{NoPlace, Order, Place};
+use crate::nodes::Assigned;
+use crate::registry::{NoPlace, Order};
 use httvps_mux::{Link, LinkError, LinkTiming};
 use httvps_proto::{CloseCause, ErrorCode, Input, Session, Verdict};
 use httvps_transport::tls::TlsStream;
@@ -70,8 +71,8 @@ pub(crate) async fn begin(
     };
     let (id, token) = (&applicant.device_id, applicant.token.expose());
     let answer = gateway.backend.validate_device(id, token, deadline).await;
-    let entry = Entry { gateway: &gateway, applicant: &applicant, accepted };
-    let Some((place, session_id)) = entry.decide(answer, &mut link, &mut session) else {
+    let reception = Reception { gateway: &gateway, applicant: &applicant, accepted, deadline };
+    let Some(entry) = reception.decide(answer, &mut link, &mut session).await else {
         return close(link).await;
     };
     link.get_mut().set_limits(ws::Limits {
@@ -80,10 +81,8 @@ pub(crate) async fn begin(
         ..ws::Limits::default()
     });
     drop(half_open);
-    let device_id = applicant.device_id.clone();
     drop(applicant);
-    let active =
-        Box::new(Active::new(gateway.clone(), link, session, place, (device_id, session_id)));
+    let active = Box::new(Active::new(gateway.clone(), link, session, entry));
     // A task of its own, so that the memory of the handshake is given back.
     gateway.tasks.spawn(active.run(connection));
 }
@@ -184,20 +183,21 @@ fn cut(text: &str) -> String {
 }
 
 /// What is needed to answer a `hello`.
-struct Entry<'a> {
+struct Reception<'a> {
     gateway: &'a Arc<Gateway>,
     applicant: &'a Applicant,
     accepted: Instant,
+    deadline: Instant,
 }
 
-impl Entry<'_> {
+impl Reception<'_> {
     /// Answers the client, counts and logs. Only a clear yes of the backend leads to a session.
-    fn decide(
+    async fn decide(
         &self,
         answer: Result<ValidateDeviceResult, BackendError>,
         link: &mut ClientLink,
         session: &mut Session,
-    ) -> Option<(Place, Arc<str>)> {
+    ) -> Option<Entry> {
         let config = &self.gateway.config;
         let result = match answer {
             Ok(result) if result.allowed => result,
@@ -230,6 +230,20 @@ impl Entry<'_> {
                 return None;
             }
         };
+        let device_id = self.applicant.device_id.clone();
+        let (connector, node) = match &self.gateway.way_out {
+            WayOut::Common(connector) => (connector.clone(), None),
+            WayOut::Nodes(outline) => {
+                let region = self.applicant.region.as_deref();
+                match outline.assign(&device_id, region, self.deadline).await {
+                    Ok(Assigned { connector, node_id }) => (connector, Some(node_id)),
+                    Err(unavailable) => {
+                        self.turn_away(unavailable.as_str(), link, session);
+                        return None;
+                    }
+                }
+            }
+        };
         if self.gateway.is_draining() {
             // It came through while the others were being told.
             place.control.give(Order::Close);
@@ -248,9 +262,23 @@ impl Entry<'_> {
             subscription_status = result.subscription_status,
             client_version = self.applicant.client_version,
             region = self.applicant.region,
+            node,
             "session_started"
         );
-        Some((place, session_id))
+        Some(Entry { place, connector, device_id, session_id })
+    }
+
+    /// The device may enter, but there is no node for it.
+    fn turn_away(&self, reason: &str, link: &mut ClientLink, session: &mut Session) {
+        let verdict = Verdict::Unavailable { reason };
+        session.handle_verdict(Instant::now(), &verdict, &mut link.outbox());
+        link.queue_close(CloseCode::TRY_AGAIN.get(), "try again later");
+        self.count(HandshakeResult::Error);
+        if self.gateway.may_log() {
+            let device_id = &*self.applicant.device_id;
+            let region = self.applicant.region.as_deref();
+            tracing::warn!(device_id, region, reason, "outline_unavailable");
+        }
     }
 
     fn refuse(

@@ -10,7 +10,6 @@ mod closing;
 mod datagrams;
 mod hello;
 mod pending;
-mod ready;
 mod relay;
 mod wire;
 

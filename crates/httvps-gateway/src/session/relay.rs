@@ -1,8 +1,8 @@
 //! One stream: what the client sends goes to its upstream, what the upstream sends to the client.
 
 use super::pending::Pending;
-use super::ready::{Ready, StreamWaker};
 use bytes::BufMut as _;
+use httvps_mux::{Ready, StreamWaker};
 use httvps_proto::{StreamEnd, StreamKey};
 use httvps_upstream::{BoxFuture, ByteStream, ConnectError, Upstream, end_of_io_error};
 use std::pin::{Pin, pin};
@@ -282,6 +282,12 @@ impl Relay {
         }
         self.pending = Pending::default();
         self.blocked_since = None;
+        if self.write_failure.is_none()
+            // An upstream that encrypts may hold bytes that it has taken.
+            && let Poll::Ready(Err(error)) = Pin::new(stream).poll_flush(&mut cx)
+        {
+            self.write_failure = Some(end_of_io(&error));
+        }
     }
 
     fn poll_read(&mut self, now: Instant, sink: &mut impl Sink) -> Turn {

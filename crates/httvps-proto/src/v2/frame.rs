@@ -116,6 +116,11 @@ impl<'m> Frames<'m> {
     pub const fn new(message: &'m [u8], sender: Side) -> Self {
         Self { rest: message, sender }
     }
+
+    /// What follows the last frame that was decoded; nothing after an error.
+    pub const fn rest(&self) -> &'m [u8] {
+        self.rest
+    }
 }
 
 impl<'m> Iterator for Frames<'m> {

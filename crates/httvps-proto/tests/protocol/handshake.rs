@@ -206,6 +206,19 @@ fn a_refused_client_learns_why_and_the_session_is_over() {
 }
 
 #[test]
+fn a_device_without_a_node_gets_an_error_in_place_of_the_result() {
+    let mut gateway = gateway();
+    gateway.text(&hello_with("region", json!("eu")));
+    gateway.verdict(&Verdict::Unavailable { reason: "no_outline_nodes_available" });
+    let sent = gateway.sent();
+    assert_eq!(sent.len(), 1);
+    assert_eq!(sent[0]["type"], "error");
+    assert_eq!(sent[0]["code"], "outline_unavailable");
+    assert_eq!(sent[0]["reason"], "no_outline_nodes_available");
+    gateway.assert_over();
+}
+
+#[test]
 fn nothing_is_answered_while_the_backend_is_asked() {
     let mut gateway = gateway();
     gateway.text(&hello_with("region", json!("eu")));

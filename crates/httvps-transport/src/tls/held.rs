@@ -3,7 +3,7 @@
 use crate::buffers;
 
 /// Fewer bytes than this are copied into an allocation of their own rather than that an area of
-/// 66 KiB is kept for them.
+/// 130 KiB is kept for them.
 const AREA_WORTH: usize = 4 * 1024;
 
 /// A queue of bytes in a borrowed area or in an allocation of exactly its size.

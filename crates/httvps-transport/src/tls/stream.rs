@@ -22,10 +22,10 @@ use crate::buffers::{AREA_LEN, BULK};
 /// and sealed into, an area of the worker thread. What is kept between two calls:
 ///
 /// * cipher text of a record that has not arrived in full, or that the reader had no room for (at
-///   most 66 KiB). While reads succeed, 4 KiB of it or more stay in their area of 66 KiB, without
+///   most 130 KiB). While reads succeed, 4 KiB of it or more stay in their area of 130 KiB, without
 ///   a copy; less, and all of it once a read has to wait, gets an allocation of exactly its size;
 /// * the rest of one opened record (16 KiB), if the caller's buffer is smaller than a record;
-/// * cipher text that the kernel did not take (at most 66 KiB; again in its area if it is 4 KiB or
+/// * cipher text that the kernel did not take (at most 130 KiB; again in its area if it is 4 KiB or
 ///   more); the next write sends it first;
 /// * an incomplete message of the protocol itself (at most 128 KiB, of a hostile server).
 ///
@@ -39,7 +39,7 @@ use crate::buffers::{AREA_LEN, BULK};
 /// far as the socket takes it, then the read fails with `InvalidData` and every later call too.
 /// What was received before the error is delivered first.
 ///
-/// **Writes** encrypt up to 64 KiB at once and report them written as soon as they are encrypted;
+/// **Writes** encrypt up to 128 KiB at once and report them written as soon as they are encrypted;
 /// `poll_flush` completes when the kernel has everything. `poll_shutdown` sends `close_notify`,
 /// then shuts down the write half. Answers that TLS itself owes the peer (a key update, RFC 8446
 /// section 4.6.3) leave at once, or behind a write that waits for the socket. A server's TLS 1.3

@@ -94,7 +94,7 @@ impl From<io::Error> for Error {
 /// **Buffers.** Received bytes and queued frames live in one buffer each, taken from a pool of the
 /// worker thread and given back when empty; a connection that waits with little in its hands
 /// (less than a quarter of the buffer) keeps an allocation of exactly that size. The receiving
-/// buffer grows by doubling as bytes arrive, up to the limit of a message and 64 KiB; the sending
+/// buffer grows by doubling as bytes arrive, up to the limit of a message and 128 KiB; the sending
 /// one holds what the owner queues, who keeps it in bounds by [`Limits::max_queued`].
 ///
 /// **Deadlines** are the owner's: compare [`received`](Self::received) for silence and
@@ -341,7 +341,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
         }
     }
 
-    /// Reads once, up to 64 KiB.
+    /// Reads once, up to 128 KiB.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let (buffer, room) = self.inbound.room();
         let n = ready!(poll_read_into(&mut self.io, cx, buffer, room))?;

@@ -2,9 +2,10 @@
 
 use super::super::relay::Waits;
 use super::super::wire::Wire;
-use super::Active;
+use super::streams::ToClient;
+use super::{Active, SCRATCH};
 use crate::metrics::{ClientErrorCode, Limit, SessionEnd};
-use httvps_proto::v2::{Event, Frame, Frames, Kind, ResetCode, Side, Violation};
+use httvps_proto::v2::{Event, Frames, Kind, ResetCode, Side, Violation};
 use httvps_proto::{ErrorCode, StreamKey};
 use httvps_transport::ws::CloseCode;
 use std::time::{Duration, Instant};
@@ -13,45 +14,66 @@ use std::time::{Duration, Instant};
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Active {
-    /// Takes the frames of one binary message, in order.
-    pub(super) fn handle_frames(&mut self, message: &[u8], now: Instant) -> Result<(), SessionEnd> {
-        for frame in Frames::new(message, Side::Client) {
-            match frame {
-                Ok(frame) => self.handle_frame(frame, now)?,
-                Err(bad) => return Err(self.break_off(bad.into())),
+    /// Takes the frames of the binary message that has arrived, in order.
+    ///
+    /// Payload goes to its upstream from where it lies: the message stays in the link, and the parts
+    /// of the session that a relay needs are borrowed beside it.
+    pub(super) fn handle_frames(&mut self, now: Instant) -> Result<(), SessionEnd> {
+        let mut at = 0;
+        loop {
+            let bounds = self.bounds();
+            let (message, mut out) = self.link.message();
+            let Wire::V2(session) = &mut self.wire else { return Ok(()) };
+            let mut frames = Frames::new(&message[at..], Side::Client);
+            let frame = match frames.next() {
+                None => return Ok(()),
+                Some(Ok(frame)) => frame,
+                Some(Err(bad)) => return Err(self.break_off(bad.into())),
+            };
+            at = message.len() - frames.rest().len();
+            let event = match out.frames(|frames| session.handle_frame(now, frame, frames)) {
+                Ok(event) => event,
+                Err(violation) => return Err(self.break_off(violation)),
+            };
+            match event {
+                Event::Data { stream, data } => {
+                    let (wire, relays) = (&mut self.wire, &mut self.relays);
+                    let way = ToClient { relays, wire, out, bounds };
+                    let (stream, len) = (StreamKey(stream), data.len());
+                    let moved =
+                        way.with_relay(stream, len, now, |r, sink| r.handle_data(data, now, sink));
+                    self.count_in(len);
+                    if let Some(((), moved)) = moved {
+                        self.account(moved, now);
+                    }
+                }
+                Event::Datagram { stream, data } => {
+                    // Small as a rule: a copy is cheaper than what it would take to do without.
+                    let mut datagram = SCRATCH.take();
+                    datagram.clear();
+                    datagram.extend_from_slice(data);
+                    self.handle_datagram(StreamKey(stream), &datagram, now);
+                    SCRATCH.set(datagram);
+                }
+                Event::Open { stream, kind, target } => {
+                    let target = (!target.is_empty()).then(|| target.to_owned());
+                    let (stream, target) = (StreamKey(stream), target.as_deref());
+                    match kind {
+                        Kind::Bytes => self.open_stream(stream, target, now)?,
+                        Kind::Datagrams => self.open_datagrams(stream, target, now)?,
+                    }
+                }
+                Event::Refused(code) => self.note_refused(code, now)?,
+                Event::Finish(stream) => {
+                    if let Some(relay) = self.relays.get_mut(StreamKey(stream)) {
+                        relay.handle_finish();
+                    }
+                }
+                Event::Reset { stream, .. } => self.close_stream(StreamKey(stream), false),
+                Event::Credit(stream) => self.credited(StreamKey(stream)),
+                Event::Nothing | Event::RoundTrip(_) | Event::Opened(_) | Event::GoAway(_) => {}
             }
         }
-        Ok(())
-    }
-
-    fn handle_frame(&mut self, frame: Frame<'_>, now: Instant) -> Result<(), SessionEnd> {
-        let Wire::V2(session) = &mut self.wire else {
-            return Ok(());
-        };
-        let mut out = self.link.outbox();
-        let event = out.frames(|frames| session.handle_frame(now, frame, frames));
-        let event = event.map_err(|violation| self.break_off(violation))?;
-        match event {
-            Event::Open { stream, kind, target } => {
-                let (stream, target) = (StreamKey(stream), Some(target).filter(|t| !t.is_empty()));
-                match kind {
-                    Kind::Bytes => self.open_stream(stream, target, now)?,
-                    Kind::Datagrams => self.open_datagrams(stream, target, now)?,
-                }
-            }
-            Event::Refused(code) => self.note_refused(code, now)?,
-            Event::Data { stream, data } => self.handle_data(StreamKey(stream), data, now),
-            Event::Datagram { stream, data } => self.handle_datagram(StreamKey(stream), data, now),
-            Event::Finish(stream) => {
-                if let Some(relay) = self.relays.get_mut(StreamKey(stream)) {
-                    relay.handle_finish();
-                }
-            }
-            Event::Reset { stream, .. } => self.close_stream(StreamKey(stream), false),
-            Event::Credit(stream) => self.credited(StreamKey(stream)),
-            Event::Nothing | Event::RoundTrip(_) | Event::Opened(_) | Event::GoAway(_) => {}
-        }
-        Ok(())
     }
 
     /// Asks for the round trip now and then, while there is traffic: the windows grow by it.

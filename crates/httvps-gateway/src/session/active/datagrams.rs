@@ -28,7 +28,7 @@ impl Active {
         let config = &self.gateway.config;
         let idle = idle_timeout(config.datagram_idle_timeout, target.as_ref());
         let request = OpenRequest { target, deadline: config.dial_timeout };
-        let dial = match self.gateway.connector.connect_datagrams(request) {
+        let dial = match self.connector.connect_datagrams(request) {
             Ok(dial) => dial,
             Err(error) => {
                 let words = error.to_string();

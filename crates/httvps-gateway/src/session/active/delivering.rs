@@ -1,6 +1,6 @@
 //! Closed streams of a session whose last bytes are still on their way.
 
-use super::super::ready::Ready;
+use httvps_mux::Ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

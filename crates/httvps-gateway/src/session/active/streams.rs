@@ -1,10 +1,9 @@
 //! The streams of a session: opening, turns, ending.
 
-use super::super::ClientLink;
 use super::super::relay::{Relay, Sink, Turn, Waits};
 use super::super::wire::Wire;
 use super::delivering::Delivery;
-use super::relays::Entry;
+use super::relays::{Entry, Relays};
 use super::{Active, POLL_BUDGET};
 use crate::metrics::Limit;
 use crate::metrics::SessionEnd;
@@ -13,6 +12,7 @@ use httvps_proto::v2::ResetCode;
 use httvps_proto::{ErrorCode, Input, StreamEnd, StreamKey, Target, TargetError};
 use httvps_upstream::OpenRequest;
 use std::borrow::Cow;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 /// Bytes queued for the client from which on they are sent before further streams have a turn: a
@@ -58,20 +58,32 @@ impl Active {
         }
     }
 
-    pub(super) fn poll_streams(&mut self, now: Instant, budget: &mut usize) -> bool {
+    /// Gives streams their turns. True when there were any.
+    pub(super) fn poll_streams(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        budget: &mut usize,
+    ) -> Result<bool, SessionEnd> {
         self.ready.take(&mut self.turns);
-        let mut has_moved = false;
+        let (mut has_moved, mut is_blocked) = (false, false);
         // No more than half of a poll's budget at once, so that the client is heard in between.
         for _ in 0..self.turns.len().min(POLL_BUDGET / 2).min(*budget) {
-            if self.link.queued() >= FLUSH_AT {
-                break;
+            if self.link.queued() >= FLUSH_AT && !is_blocked {
+                is_blocked = match self.link.poll_flush(cx, now) {
+                    Poll::Ready(Ok(())) => false,
+                    Poll::Ready(Err(error)) => return Err(self.end_of_link(&error)),
+                    // The others may still have something for their upstreams; what they have for
+                    // the client is bounded by the session's queue.
+                    Poll::Pending => true,
+                };
             }
             let Some(stream) = self.turns.pop_front() else { break };
             *budget -= 1;
             self.take_turn(stream, now);
             has_moved = true;
         }
-        has_moved
+        Ok(has_moved)
     }
 
     /// Gives a stream a turn.
@@ -80,7 +92,7 @@ impl Active {
         let turn = if is_datagrams {
             self.with_datagrams(stream, |datagrams, way| datagrams.poll(now, way))
         } else {
-            self.with_relay(stream, 0, now, |relay, sink| relay.poll(now, sink))
+            self.with_relay(stream, now, |relay, sink| relay.poll(now, sink))
         };
         match turn {
             None | Some(Turn::Waiting) => {}
@@ -92,45 +104,39 @@ impl Active {
     }
 
     /// Lends a stream's relay out together with the way to the client, and keeps the count of
-    /// waiting bytes right. `arrived` is what the client has just sent; what of it and of earlier
-    /// bytes no longer waits afterwards was taken by the upstream, and is credited again.
+    /// waiting bytes right.
     pub(super) fn with_relay<R>(
         &mut self,
         stream: StreamKey,
-        arrived: usize,
         now: Instant,
-        f: impl FnOnce(&mut Relay, &mut ClientSink<'_>) -> R,
+        f: impl FnOnce(&mut Relay, &mut ClientSink<'_, '_>) -> R,
     ) -> Option<R> {
-        let limit = self.gateway.config.max_session_queue_bytes;
-        let max_stream = self.max_stream_queue();
-        let relay = self.relays.get_mut(stream)?;
-        let before = relay.load(max_stream);
-        let waited = relay.waiting_bytes() + arrived;
-        let mut sink = ClientSink {
-            stream,
-            has_room: self.link.queued() < limit,
-            limit,
-            link: &mut self.link,
-            wire: &mut self.wire,
-            sent: 0,
-        };
-        let result = f(relay, &mut sink);
-        let sent = sink.sent;
-        let after = relay.load(max_stream);
-        let taken = waited.saturating_sub(relay.waiting_bytes());
-        if taken > 0 {
-            self.wire.consumed(stream, taken, now, &mut self.link.outbox());
-        }
-        self.relays.recount(before, after);
-        if sent > 0 {
-            self.traffic.bytes_out += sent;
-            self.gateway.metrics.bytes_out.inc_by(sent);
-        }
-        if after.cost > 0 {
-            let stall = self.gateway.config.stream_stall_timeout;
-            self.sweep_by((!stall.is_zero()).then(|| Instant::now() + stall));
-        }
+        let bounds = self.bounds();
+        let out = self.link.outbox();
+        let way = ToClient { relays: &mut self.relays, wire: &mut self.wire, out, bounds };
+        let (result, moved) = way.with_relay(stream, 0, now, f)?;
+        self.account(moved, now);
         Some(result)
+    }
+
+    /// Counts what a relay has moved, and has it looked at again if something of it waits.
+    pub(super) fn account(&mut self, moved: Moved, now: Instant) {
+        if moved.sent > 0 {
+            self.traffic.bytes_out += moved.sent;
+            self.gateway.metrics.bytes_out.inc_by(moved.sent);
+        }
+        if moved.has_more {
+            let stall = self.gateway.config.stream_stall_timeout;
+            self.sweep_by((!stall.is_zero()).then(|| now + stall));
+        }
+    }
+
+    /// The bounds on what one relay may queue.
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds {
+            max_queued: self.gateway.config.max_session_queue_bytes,
+            max_stream: self.max_stream_queue(),
+        }
     }
 
     pub(super) fn open_stream(
@@ -144,7 +150,7 @@ impl Active {
             Err(error) => return self.refuse_target(stream, error, now),
         };
         let deadline = self.gateway.config.dial_timeout;
-        let dial = self.gateway.connector.connect(OpenRequest { target, deadline });
+        let dial = self.connector.connect(OpenRequest { target, deadline });
         self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
         self.traffic.streams += 1;
         self.gateway.metrics.stream_opened();
@@ -157,7 +163,7 @@ impl Active {
 
     /// The target that a client named, for a connector that wants to know it.
     pub(super) fn parse_target(&self, text: Option<&str>) -> Result<Option<Target>, TargetError> {
-        let text = text.filter(|_| self.gateway.connector.uses_target());
+        let text = text.filter(|_| self.connector.uses_target());
         text.map(Target::parse).transpose()
     }
 
@@ -301,41 +307,101 @@ impl Active {
     }
 }
 
+/// Bounds on what one relay may queue, in bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// Queued for the client.
+    max_queued: usize,
+    /// Waiting for the relay's upstream.
+    max_stream: usize,
+}
+
+/// What a relay did with its turn.
+#[derive(Clone, Copy)]
+pub(super) struct Moved {
+    /// Payload bytes sent to the client.
+    sent: u64,
+    /// Whether something still waits for the upstream.
+    has_more: bool,
+}
+
+/// The parts of a session that a relay needs, so that it can be lent out while a message of the
+/// client is being read.
+pub(super) struct ToClient<'a> {
+    pub(super) relays: &'a mut Relays,
+    pub(super) wire: &'a mut Wire,
+    pub(super) out: LinkOutbox<'a>,
+    pub(super) bounds: Bounds,
+}
+
+impl ToClient<'_> {
+    /// Lends a stream's relay out. `arrived` is what the client has just sent; what of it and of
+    /// earlier bytes no longer waits afterwards was taken by the upstream, and is credited again.
+    pub(super) fn with_relay<R>(
+        mut self,
+        stream: StreamKey,
+        arrived: usize,
+        now: Instant,
+        f: impl FnOnce(&mut Relay, &mut ClientSink<'_, '_>) -> R,
+    ) -> Option<(R, Moved)> {
+        let Bounds { max_queued, max_stream } = self.bounds;
+        let relay = self.relays.get_mut(stream)?;
+        let before = relay.load(max_stream);
+        let waited = relay.waiting_bytes() + arrived;
+        let mut sink = ClientSink {
+            stream,
+            has_room: self.out.queued() < max_queued,
+            max_queued,
+            out: &mut self.out,
+            wire: self.wire,
+            sent: 0,
+        };
+        let result = f(relay, &mut sink);
+        let sent = sink.sent;
+        let after = relay.load(max_stream);
+        let taken = waited.saturating_sub(relay.waiting_bytes());
+        if taken > 0 {
+            self.wire.consumed(stream, taken, now, &mut self.out);
+        }
+        self.relays.recount(before, after);
+        Some((result, Moved { sent, has_more: after.cost > 0 }))
+    }
+}
+
 /// The way of one stream's payload to the client.
-pub(super) struct ClientSink<'a> {
+pub(super) struct ClientSink<'a, 'b> {
     stream: StreamKey,
     has_room: bool,
-    limit: usize,
-    link: &'a mut ClientLink,
+    max_queued: usize,
+    out: &'a mut LinkOutbox<'b>,
     wire: &'a mut Wire,
     sent: u64,
 }
 
-impl Sink for ClientSink<'_> {
+impl Sink for ClientSink<'_, '_> {
     fn room(&self) -> usize {
         if self.has_room { self.wire.credit(self.stream) } else { 0 }
     }
 
     fn send(&mut self, payload: &[u8]) {
-        let mut out: LinkOutbox<'_> = self.link.outbox();
-        if self.wire.write(self.stream, payload, &mut out) {
+        if self.wire.write(self.stream, payload, self.out) {
             self.sent += payload.len() as u64;
         }
-        self.has_room = self.link.queued() < self.limit;
+        self.has_room = self.out.queued() < self.max_queued;
     }
 
     fn fill<R>(&mut self, read: impl FnOnce(&mut Vec<u8>, usize) -> R) -> R {
-        let (sent, result) = self.wire.fill(self.stream, &mut self.link.outbox(), read);
+        let (sent, result) = self.wire.fill(self.stream, self.out, read);
         self.sent += sent as u64;
-        self.has_room = self.link.queued() < self.limit;
+        self.has_room = self.out.queued() < self.max_queued;
         result
     }
 
     fn finish(&mut self) -> bool {
-        self.wire.finish(self.stream, &mut self.link.outbox())
+        self.wire.finish(self.stream, self.out)
     }
 
     fn opened(&mut self) {
-        self.wire.opened(self.stream, &mut self.link.outbox());
+        self.wire.opened(self.stream, self.out);
     }
 }

@@ -1,5 +1,5 @@
-use super::queue::MAX_QUEUED;
 use super::*;
+use httvps_mux::MAX_QUEUED_DATAGRAMS as MAX_QUEUED;
 use httvps_upstream::ConnectError;
 use std::collections::VecDeque;
 use std::io;

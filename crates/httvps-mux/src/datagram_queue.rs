@@ -3,30 +3,33 @@
 use std::collections::VecDeque;
 
 /// Most datagrams that wait in one queue.
-pub(super) const MAX_QUEUED: usize = 64;
+pub const MAX_QUEUED_DATAGRAMS: usize = 64;
 
 /// A queue of whole datagrams. A newcomer pushes out the oldest, since who waits for datagrams wants the latest.
-#[derive(Default)]
-pub(super) struct Queue {
+#[derive(Debug, Default)]
+pub struct DatagramQueue {
     datagrams: VecDeque<Box<[u8]>>,
     bytes: usize,
 }
 
-impl Queue {
-    pub(super) fn is_empty(&self) -> bool {
+impl DatagramQueue {
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
         self.datagrams.is_empty()
     }
 
     /// Payload bytes that wait.
-    pub(super) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Appends a datagram, and drops as many of the oldest as it takes to stay within [`MAX_QUEUED`]
     /// and `max_bytes`; returns how many. The newcomer itself is always kept.
-    pub(super) fn push(&mut self, datagram: &[u8], max_bytes: usize) -> u64 {
+    pub fn push(&mut self, datagram: &[u8], max_bytes: usize) -> u64 {
         let mut dropped = 0;
-        while self.datagrams.len() >= MAX_QUEUED || self.bytes + datagram.len() > max_bytes {
+        while self.datagrams.len() >= MAX_QUEUED_DATAGRAMS
+            || self.bytes + datagram.len() > max_bytes
+        {
             if self.pop().is_none() {
                 break;
             }
@@ -38,12 +41,12 @@ impl Queue {
     }
 
     /// The oldest datagram.
-    pub(super) fn front(&self) -> Option<&[u8]> {
+    pub fn front(&self) -> Option<&[u8]> {
         self.datagrams.front().map(|datagram| &**datagram)
     }
 
     /// Takes the oldest datagram out.
-    pub(super) fn pop(&mut self) -> Option<Box<[u8]>> {
+    pub fn pop(&mut self) -> Option<Box<[u8]>> {
         let datagram = self.datagrams.pop_front()?;
         self.bytes -= datagram.len();
         if self.datagrams.is_empty() {
@@ -58,13 +61,13 @@ impl Queue {
 mod tests {
     use super::*;
 
-    fn drained(mut queue: Queue) -> Vec<Box<[u8]>> {
+    fn drained(mut queue: DatagramQueue) -> Vec<Box<[u8]>> {
         std::iter::from_fn(|| queue.pop()).collect()
     }
 
     #[test]
     fn the_oldest_give_way_to_the_65th() {
-        let mut queue = Queue::default();
+        let mut queue = DatagramQueue::default();
         let dropped: u64 = (0..70_u8).map(|i| queue.push(&[i], 1000)).sum();
         assert_eq!((dropped, queue.bytes()), (6, 64));
         assert_eq!(queue.front(), Some(&[6][..]));
@@ -74,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_oldest_give_way_to_what_is_larger_than_the_room() {
-        let mut queue = Queue::default();
+        let mut queue = DatagramQueue::default();
         for length in [400, 300, 0, 300] {
             assert_eq!(queue.push(&vec![0; length], 1000), 0);
         }
@@ -85,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_smaller_bound_holds_from_the_next_datagram_and_never_for_the_only_one() {
-        let mut queue = Queue::default();
+        let mut queue = DatagramQueue::default();
         for _ in 0..10 {
             queue.push(&[0; 100], 1000);
         }

@@ -6,24 +6,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 
-/// Collects the streams whose upstream woke up, and wakes the session's task.
+/// Collects the streams whose next hop woke up, and wakes the session's task.
 ///
-/// All upstreams of a session are polled by the session's one task; each gets a waker of its own
-/// so that the task knows which of them to look at.
-#[derive(Default)]
-pub(super) struct Ready {
+/// All next hops of a session are polled by the session's one task; each gets a waker of its own so
+/// that the task knows which of them to look at. A stream is listed once until it is polled, so the
+/// list is no longer than the session has streams, but for those that ended meanwhile.
+#[derive(Debug, Default)]
+pub struct Ready {
     streams: Mutex<Vec<StreamKey>>,
     session: AtomicWaker,
 }
 
 impl Ready {
     /// Registers the session's task; call before [`Self::take`], so that no wake-up is missed.
-    pub(super) fn register(&self, waker: &Waker) {
+    pub fn register(&self, waker: &Waker) {
         self.session.register(waker);
     }
 
     /// Appends the streams that woke up to `into`.
-    pub(super) fn take(&self, into: &mut impl Extend<StreamKey>) {
+    pub fn take(&self, into: &mut impl Extend<StreamKey>) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         into.extend(streams.drain(..));
         if streams.capacity() > 64 {
@@ -37,30 +38,32 @@ impl Ready {
     }
 
     /// Wakes the session's task without naming a stream.
-    pub(super) fn wake_session(&self) {
+    pub fn wake_session(&self) {
         self.session.wake();
     }
 }
 
 /// The waker of one stream.
-pub(super) struct StreamWaker {
+#[derive(Debug)]
+pub struct StreamWaker {
     ready: Arc<Ready>,
     stream: StreamKey,
     is_queued: AtomicBool,
 }
 
 impl StreamWaker {
-    pub(super) fn new(ready: &Arc<Ready>, stream: StreamKey) -> Arc<Self> {
+    /// A waker that lists `stream` in `ready`.
+    pub fn new(ready: &Arc<Ready>, stream: StreamKey) -> Arc<Self> {
         Arc::new(Self { ready: ready.clone(), stream, is_queued: AtomicBool::new(false) })
     }
 
     /// Says that the stream is about to be polled: the next wake-up counts again.
-    pub(super) fn clear(&self) {
+    pub fn clear(&self) {
         self.is_queued.store(false, Ordering::Release);
     }
 
     /// Puts the stream in the list unless it is there already.
-    pub(super) fn schedule(&self) {
+    pub fn schedule(&self) {
         if !self.is_queued.swap(true, Ordering::AcqRel) {
             self.ready.push(self.stream);
         }

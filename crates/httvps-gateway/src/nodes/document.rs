@@ -1,0 +1,201 @@
+//! What a dynamic key's URL gives: an `ss://` line, a JSON object, or Outline's YAML.
+
+use httvps_shadowsocks::AccessKey;
+use serde_json::{Map, Value};
+
+/// How deep transports may stand in each other.
+const MAX_DEPTH: u32 = 8;
+/// Characters of the server's own words that are kept.
+const MAX_WORDS: usize = 200;
+
+/// Reads a document. The error says what is wrong and repeats nothing secret.
+pub(super) fn read(text: &str) -> Result<AccessKey, String> {
+    let text = text.trim_start_matches('\u{feff}').trim();
+    if text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("ss://")) {
+        let line = text.lines().next().unwrap_or_default();
+        return key(line);
+    }
+    // JSON is YAML too. The parser's own words are left out: they may quote the key.
+    let document: Value = serde_saphyr::from_str(text)
+        .map_err(|_| "is neither an ss:// line nor JSON nor YAML".to_owned())?;
+    let Value::Object(document) = document else {
+        return Err("is neither an ss:// line nor an object".to_owned());
+    };
+    if let Some(error) = document.get("error").filter(|error| !error.is_null()) {
+        let words = error.get("message").unwrap_or(error).as_str().unwrap_or("an error");
+        let words: String = words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect();
+        return Err(format!("says: {words}"));
+    }
+    match document.get("transport") {
+        Some(transport) => of_transport(transport, 0),
+        None => of_parts(&document, ["server", "server_port", "method", "password"]),
+    }
+}
+
+fn key(line: &str) -> Result<AccessKey, String> {
+    AccessKey::parse(line).map_err(|error| error.to_string())
+}
+
+fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a str, String> {
+    object.get(name).and_then(Value::as_str).ok_or_else(|| format!("has no text {name}"))
+}
+
+/// The older object: host, port, method and password side by side.
+fn of_parts(
+    object: &Map<String, Value>,
+    [host, port, method, password]: [&str; 4],
+) -> Result<AccessKey, String> {
+    let number = match object.get(port) {
+        Some(Value::Number(number)) => number.as_u64(),
+        Some(Value::String(text)) => text.parse().ok(),
+        _ => None,
+    };
+    let number = number
+        .and_then(|number| u16::try_from(number).ok())
+        .ok_or_else(|| format!("has no port {port}"))?;
+    let (host, method) = (text(object, host)?, text(object, method)?);
+    let key = AccessKey::from_parts(host, number, method, text(object, password)?)
+        .map_err(|error| error.to_string())?;
+    with_prefix(key, object)
+}
+
+fn with_prefix(key: AccessKey, object: &Map<String, Value>) -> Result<AccessKey, String> {
+    match object.get("prefix") {
+        None | Some(Value::Null) => Ok(key),
+        Some(Value::String(prefix)) => key.with_prefix(prefix).map_err(|error| error.to_string()),
+        Some(_) => Err("has a prefix that is no text".to_owned()),
+    }
+}
+
+/// The newer form: `transport`, an `ss://` line or an object with a `$type`.
+fn of_transport(transport: &Value, depth: u32) -> Result<AccessKey, String> {
+    if depth > MAX_DEPTH {
+        return Err("has transports in transports too deep".to_owned());
+    }
+    let object = match transport {
+        Value::String(line) => return key(line.trim()),
+        Value::Object(object) => object,
+        _ => return Err("has a transport that is neither a text nor an object".to_owned()),
+    };
+    match object.get("$type").and_then(Value::as_str) {
+        Some("tcpudp") => {
+            let part = |name| object.get(name).ok_or_else(|| format!("has no transport.{name}"));
+            let tcp = of_transport(part("tcp")?, depth + 1)?;
+            if let Some(udp) = object.get("udp").filter(|udp| !udp.is_null()) {
+                let bare = |key: AccessKey| key.with_prefix("").map_err(|error| error.to_string());
+                let udp = of_transport(udp, depth + 1)?;
+                if bare(udp)? != bare(tcp.clone())? {
+                    return Err(
+                        "has one node for tcp and another for udp, which is not supported".into()
+                    );
+                }
+            }
+            Ok(tcp)
+        }
+        Some("first-supported") => {
+            let options = object.get("options").and_then(Value::as_array);
+            let options = options.ok_or("has a first-supported without options")?;
+            let mut problem = "has a first-supported without options".to_owned();
+            for option in options {
+                match of_transport(option, depth + 1) {
+                    Ok(key) => return Ok(key),
+                    Err(error) => problem = error,
+                }
+            }
+            Err(problem)
+        }
+        Some("shadowsocks") => of_shadowsocks(object),
+        Some(_) => Err("has a transport other than shadowsocks, which is not supported".to_owned()),
+        None => Err("has a transport without a $type".to_owned()),
+    }
+}
+
+fn of_shadowsocks(object: &Map<String, Value>) -> Result<AccessKey, String> {
+    let endpoint = object.get("endpoint").ok_or("has a shadowsocks without an endpoint")?;
+    let address = match endpoint {
+        Value::String(address) => address,
+        Value::Object(dial) if dial.get("$type").is_none_or(|kind| kind == "dial") => {
+            text(dial, "address")?
+        }
+        _ => return Err("has an endpoint that is not host:port, which is not supported".to_owned()),
+    };
+    let (host, port) = address.rsplit_once(':').ok_or("has an endpoint without a port")?;
+    let port: u16 = port.parse().map_err(|_| "has an endpoint without a port")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let (cipher, secret) = (text(object, "cipher")?, text(object, "secret")?);
+    let key = AccessKey::from_parts(host, port, cipher, secret).map_err(|e| e.to_string())?;
+    with_prefix(key, object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LINE: &str =
+        "ss://Y2hhY2hhMjAtaWV0Zi1wb2x5MTMwNTpodW50ZXIy@ss.example.com:8388/?outline=1";
+
+    fn plain() -> AccessKey {
+        AccessKey::parse(LINE).unwrap()
+    }
+
+    #[test]
+    fn every_form_of_outline_is_read() {
+        for document in [
+            LINE,
+            "\u{feff} ss://Y2hhY2hhMjAtaWV0Zi1wb2x5MTMwNTpodW50ZXIy@ss.example.com:8388#x\nmore",
+            r#"{"server":"ss.example.com","server_port":8388,"method":"chacha20-ietf-poly1305","password":"hunter2"}"#,
+            r#"{"server":"ss.example.com","server_port":"8388","method":"chacha20-ietf-poly1305","password":"hunter2","prefix":null}"#,
+            "transport:\n  $type: tcpudp\n  tcp: &shared\n    $type: shadowsocks\n    endpoint: ss.example.com:8388\n    cipher: chacha20-ietf-poly1305\n    secret: hunter2\n  udp: *shared\n",
+            "transport:\n  $type: shadowsocks\n  endpoint: {$type: dial, address: 'ss.example.com:8388'}\n  cipher: chacha20-ietf-poly1305\n  secret: hunter2\n",
+            &format!("transport: {LINE}"),
+            &format!(
+                "transport:\n  $type: first-supported\n  options:\n    - {{$type: quic}}\n    - {LINE}"
+            ),
+        ] {
+            assert_eq!(read(document).as_ref(), Ok(&plain()), "{document}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_of_the_streams_alone() {
+        let document = "transport:\n  $type: tcpudp\n  tcp:\n    <<: &shared\n      $type: shadowsocks\n      endpoint: ss.example.com:8388\n      cipher: chacha20-ietf-poly1305\n      secret: hunter2\n    prefix: 'POST '\n  udp: *shared\n";
+        assert_eq!(read(document), Ok(plain().with_prefix("POST ").unwrap()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_the_secret() {
+        let shadowsocks = "$type: shadowsocks, endpoint: 'a:1', cipher: aes-128-gcm, secret";
+        for (document, part) in [
+            ("", "neither"),
+            ("hunter2", "neither"),
+            ("<html>hunter2: [", "neither"),
+            ("[hunter2]", "nor an object"),
+            (r#"{"error":{"message":"key\nrevoked","details":"hunter2"}}"#, "says: keyrevoked"),
+            (r#"{"server":"h","method":"m","password":"hunter2"}"#, "no port server_port"),
+            (r#"{"server":"h","server_port":1,"password":"hunter2"}"#, "no text method"),
+            (r#"{"server":"h","server_port":1,"method":"rot13","password":"hunter2"}"#, ""),
+            ("transport: {$type: websocket, url: hunter2}", "other than shadowsocks"),
+            ("transport: {tcp: hunter2}", "without a $type"),
+            ("transport: {$type: shadowsocks, cipher: hunter2}", "without an endpoint"),
+            (
+                &format!(
+                    "transport: {{$type: tcpudp, tcp: {{{shadowsocks}: hunter2}}, udp: {{{shadowsocks}: other}}}}"
+                ),
+                "another for udp",
+            ),
+        ] {
+            let problem = read(document).expect_err(document);
+            assert!(problem.contains(part), "{document}: {problem}");
+            assert!(!problem.contains("hunter2"), "{document}: {problem}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_document_makes_it_panic(text in "\\PC{0,80}", near in "(transport: )?[{}\\[\\]:,$&* a-z\n\"']{0,60}") {
+            let _ = read(&text);
+            let _ = read(&near);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Fetching dynamic keys over TLS.
+
+use super::document;
+use super::key::KeyUrl;
+use crate::authorities;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use httvps_shadowsocks::AccessKey;
+use hyper::Request;
+use hyper::header::{ACCEPT, HeaderValue};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long a fetch may take in all.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Most bytes of a document.
+const MAX_DOCUMENT: usize = 64 * 1024;
+
+/// Fetches the keys behind `ssconf://` and `https://`.
+///
+/// A fetch takes 10 s and 64 KiB at the most; redirects are not followed, so that the key goes
+/// nowhere but where the operator said.
+pub struct Fetcher {
+    http: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+}
+
+/// Why a key was not fetched. `Display` repeats neither the URL nor a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchError {
+    /// No whole answer in time.
+    Timeout,
+    /// No connection: refused, no route, no such name, bad certificate.
+    Unreachable,
+    /// The connection broke or the answer was not HTTP.
+    Broken,
+    /// A status other than 200.
+    Status(u16),
+    /// The document is longer than 64 KiB.
+    TooLarge,
+    /// The document is no key: why.
+    Document(String),
+}
+
+impl fmt::Display for FetchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("the key's server did not answer within 10 s"),
+            Self::Unreachable => {
+                f.write_str("the key's server cannot be reached, or its certificate is not trusted")
+            }
+            Self::Broken => f.write_str("the key's server broke the answer off"),
+            Self::Status(status @ 300..=399) => {
+                write!(f, "the key's server answered {status}; redirects are not followed")
+            }
+            Self::Status(status) => write!(f, "the key's server answered {status}"),
+            Self::TooLarge => f.write_str("the key's document is larger than 64 KiB"),
+            Self::Document(problem) => write!(f, "the key's document {problem}"),
+        }
+    }
+}
+
+impl std::error::Error for FetchError {}
+
+impl Fetcher {
+    /// Prepares to fetch; `ca` is a PEM file of authorities to trust besides those of the system.
+    /// Blocks. The error names the file and what is wrong with it.
+    pub fn new(ca: Option<&Path>) -> Result<Self, String> {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.enforce_http(false);
+        connector.set_connect_timeout(Some(DEADLINE));
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(authorities::client_config(true, ca)?)
+            .https_only()
+            .enable_http1()
+            .wrap_connector(connector);
+        // Minutes lie between two fetches: no connection is kept.
+        let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(https);
+        Ok(Self { http })
+    }
+
+    /// Fetches a key. Cancelling it closes the connection.
+    pub async fn fetch(&self, url: &KeyUrl) -> Result<AccessKey, FetchError> {
+        tokio::time::timeout(DEADLINE, self.get(url)).await.unwrap_or(Err(FetchError::Timeout))
+    }
+
+    async fn get(&self, url: &KeyUrl) -> Result<AccessKey, FetchError> {
+        let request = Request::get(url.uri().clone())
+            .header(ACCEPT, HeaderValue::from_static("*/*"))
+            .body(Empty::new())
+            .map_err(|_| FetchError::Broken)?;
+        let response = self.http.request(request).await.map_err(|error| {
+            if error.is_connect() { FetchError::Unreachable } else { FetchError::Broken }
+        })?;
+        let status = response.status().as_u16();
+        if status != 200 {
+            return Err(FetchError::Status(status));
+        }
+        let body = Limited::new(response.into_body(), MAX_DOCUMENT).collect().await;
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() { FetchError::TooLarge } else { FetchError::Broken }
+        })?;
+        let bytes = body.to_bytes();
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_| FetchError::Document("is not UTF-8".to_owned()))?;
+        document::read(text).map_err(FetchError::Document)
+    }
+}

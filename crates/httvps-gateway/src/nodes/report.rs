@@ -1,0 +1,43 @@
+//! One real exchange with a key: what works, or what is wrong.
+
+use super::fetch::Fetcher;
+use super::key::KeySource;
+use super::probe::{self, Exchange, ProbeError};
+use httvps_proto::Target;
+use httvps_shadowsocks::Client;
+use std::path::Path;
+use std::time::Duration;
+
+/// What a test of a key found.
+#[derive(Debug)]
+pub struct Report {
+    /// The node and its cipher, without what is secret.
+    pub node: String,
+    /// A stream to the web server by way of the node.
+    pub stream: Result<Exchange, ProbeError>,
+    /// A query to the name server by way of the node: the time to its answer.
+    pub datagrams: Result<Duration, ProbeError>,
+}
+
+/// Tests a key: reads it, fetches it if it is a dynamic one, asks the web server `web` for its head
+/// over a stream, and the name server `dns` in a datagram. Each step takes `timeout` at the most. The
+/// error says what is wrong with the key itself; nothing secret is in it.
+pub async fn test_key(
+    text: &str,
+    ca: Option<&Path>,
+    web: &Target,
+    dns: &Target,
+    timeout: Duration,
+) -> Result<Report, String> {
+    let key = match KeySource::parse(text).map_err(|problem| problem.to_string())? {
+        KeySource::Static(key) => key,
+        KeySource::Dynamic(url) => {
+            Fetcher::new(ca)?.fetch(&url).await.map_err(|error| error.to_string())?
+        }
+    };
+    let (dialer, node) = (probe::dialer(), key.to_string());
+    let client = Client::new(key);
+    let stream = probe::exchange(&dialer, &client, web, timeout, timeout).await;
+    let datagrams = probe::exchange_datagrams(&dialer, &client, dns, timeout).await;
+    Ok(Report { node, stream, datagrams })
+}

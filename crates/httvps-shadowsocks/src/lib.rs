@@ -1,0 +1,36 @@
+//! A Shadowsocks client: access keys, streams and datagrams.
+//!
+//! An [`AccessKey`] is read from an `ss://` line or put together from its parts. A [`Client`] made from it opens
+//! [`Stream`]s over TCP connections to the node, and [`Datagrams`] over UDP sockets. Six [`Cipher`]s are known: the three
+//! AEAD ones that Outline and others use (SIP004), and the three of 2022 (SIP022).
+//!
+//! Names are not resolved here: whoever dials gives the node's address.
+//!
+//! Reading order: [`AccessKey`] → [`Client`] → [`Stream`] → `outbound`, `inbound` (the codec without I/O) → `aead`;
+//! [`Datagrams`] → `packets` → `replay`.
+
+mod address;
+mod aead;
+mod area;
+mod cipher;
+mod client;
+mod datagrams;
+mod error;
+mod inbound;
+mod key;
+mod key_error;
+#[cfg(test)]
+mod node_half;
+mod outbound;
+mod packets;
+mod replay;
+mod stream;
+
+pub use address::AddressError;
+pub use cipher::Cipher;
+pub use client::Client;
+pub use datagrams::{Datagrams, PacketSocket};
+pub use error::Error;
+pub use key::AccessKey;
+pub use key_error::KeyError;
+pub use stream::{HEADER_WAIT, Stream};

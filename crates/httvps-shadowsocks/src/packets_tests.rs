@@ -1,0 +1,178 @@
+//! Tests of packets against a node's half that is written here.
+
+use super::*;
+use crate::node_half;
+use proptest::prelude::*;
+
+const NOW: u64 = 1_800_000_000;
+
+fn packets(cipher: Cipher, target: &str) -> Packets {
+    Packets::new(Arc::new(node_half::key(cipher)), &target.parse().unwrap()).unwrap()
+}
+
+/// An answer of a node.
+#[derive(Clone, Copy)]
+struct Answer<'a> {
+    kind: u8,
+    time: u64,
+    session: u64,
+    packet: u64,
+    client: [u8; 8],
+    padding: u16,
+    source: &'a str,
+    payload: &'a [u8],
+}
+
+impl Packets {
+    /// A good answer to what this client would ask.
+    fn answer(&self) -> Answer<'static> {
+        let client = self.session.as_ref().map_or([0; 8], |session| session.id);
+        let (session, packet, source, payload) = (1, 0, "192.0.2.7:53", &b"an answer"[..]);
+        Answer { kind: ANSWER, time: NOW, session, packet, client, padding: 0, source, payload }
+    }
+
+    fn opens(&mut self, answer: Answer<'_>) -> Option<Vec<u8>> {
+        let mut packet = sealed(&self.key, answer);
+        self.open(&mut packet, NOW).map(|payload| packet[payload].to_vec())
+    }
+}
+
+/// What a node sends for an answer.
+fn sealed(key: &AccessKey, answer: Answer<'_>) -> Vec<u8> {
+    let mut address = Vec::new();
+    address::encode(&answer.source.parse().unwrap(), &mut address);
+    let (time, padding) = (answer.time.to_be_bytes(), answer.padding.to_be_bytes());
+    let zeros = vec![0; usize::from(answer.padding)];
+    let mut ids = [answer.session.to_be_bytes(), answer.packet.to_be_bytes()].concat();
+    let about: [&[u8]; 7] =
+        [&[answer.kind], &time, &answer.client, &padding, &zeros, &address, answer.payload];
+    match key.cipher() {
+        Cipher::Blake3Chacha20Poly1305 => {
+            let cipher = XChaCha20Poly1305::new_from_slice(key.secret()).unwrap();
+            let mut body = [&ids[..], &about.concat()].concat();
+            let nonce = XNonce::from([3; XNONCE_LEN]);
+            let tag =
+                cipher.encrypt_inout_detached(&nonce, &[], body.as_mut_slice().into()).unwrap();
+            [&nonce[..], &body, &tag].concat()
+        }
+        Cipher::Blake3Aes128Gcm | Cipher::Blake3Aes256Gcm => {
+            let mut body = about.concat();
+            body.extend_from_slice(&[0; TAG_LEN]);
+            let subkey = session_key(key, &ids[..8]);
+            seal_body(&subkey, ids[4..].try_into().unwrap(), &mut body);
+            let aes = if key.cipher().key_len() == 16 { &AES_128 } else { &AES_256 };
+            let block = UnboundCipherKey::new(aes, key.secret()).unwrap();
+            EncryptingKey::ecb(block).unwrap().encrypt(&mut ids).unwrap();
+            [ids, body].concat()
+        }
+        _ => {
+            let salt = vec![9; key.cipher().key_len()];
+            let mut body = [&address, answer.payload, &[0; TAG_LEN]].concat();
+            seal_body(&session_key(key, &salt), [0; NONCE_LEN], &mut body);
+            [salt, body].concat()
+        }
+    }
+}
+
+#[test]
+fn good_answers_are_opened_and_strangers_are_not_heard() {
+    for cipher in Cipher::ALL {
+        let mut ours = packets(cipher, "192.0.2.7:53");
+        let good = ours.answer();
+        assert_eq!(ours.opens(good).as_deref(), Some(&b"an answer"[..]), "{cipher}");
+        let mapped = Answer { packet: 1, source: "[::ffff:192.0.2.7]:53", ..good };
+        assert!(ours.opens(mapped).is_some());
+        let empty = Answer { packet: 2, payload: b"", padding: 900, ..good };
+        assert_eq!(ours.opens(empty).as_deref(), Some(&b""[..]));
+        for source in ["192.0.2.8:53", "192.0.2.7:54", "[2001:db8::7]:53", "a.example:53"] {
+            assert_eq!(ours.opens(Answer { packet: 3, source, ..good }), None, "{source}");
+        }
+        let mut named = packets(cipher, "a.example:53");
+        let good = named.answer();
+        assert!(named.opens(good).is_some(), "a name is compared by its port");
+        let other = Answer { packet: 1, source: "192.0.2.7:54", ..good };
+        assert_eq!(named.opens(other), None);
+    }
+}
+
+#[test]
+fn what_is_old_or_repeated_or_for_somebody_else_is_dropped() {
+    for cipher in Cipher::ALL.into_iter().filter(|cipher| cipher.is_2022()) {
+        let mut ours = packets(cipher, "192.0.2.7:53");
+        let good = ours.answer();
+        for bad in [
+            Answer { kind: REQUEST, ..good },
+            Answer { time: NOW - CLOCK_TOLERANCE - 1, ..good },
+            Answer { time: NOW + CLOCK_TOLERANCE + 1, ..good },
+            Answer { client: [0; 8], ..good },
+        ] {
+            assert_eq!(ours.opens(bad), None, "{cipher}");
+        }
+        for packet in [5, 4, 2000] {
+            let answer = Answer { packet, ..good };
+            assert!(ours.opens(answer).is_some(), "{cipher} {packet}");
+            assert_eq!(ours.opens(answer), None, "{cipher} {packet} again");
+        }
+        assert_eq!(ours.opens(Answer { packet: 6, ..good }), None, "too far behind");
+    }
+}
+
+#[test]
+fn a_node_may_start_anew_but_not_all_the_time() {
+    for cipher in Cipher::ALL.into_iter().filter(|cipher| cipher.is_2022()) {
+        let mut ours = packets(cipher, "192.0.2.7:53");
+        let good = ours.answer();
+        assert!(ours.opens(Answer { session: 1, packet: 0, ..good }).is_some());
+        assert!(ours.opens(Answer { session: 2, packet: 0, ..good }).is_some());
+        assert!(ours.opens(Answer { session: 1, packet: 1, ..good }).is_some(), "still under way");
+        assert_eq!(ours.opens(Answer { session: 1, packet: 0, ..good }), None, "a replay");
+        assert_eq!(ours.opens(Answer { session: 3, packet: 0, ..good }), None, "too soon");
+        let later = NOW + 2 * CLOCK_TOLERANCE;
+        let mut third = sealed(&ours.key, Answer { session: 3, time: later, ..good });
+        assert!(ours.open(&mut third, later).is_some());
+    }
+}
+
+#[test]
+fn each_packet_has_its_number_and_its_own_looks() {
+    for cipher in Cipher::ALL {
+        let mut ours = packets(cipher, "192.0.2.7:53");
+        let mut area = vec![0; AREA_LEN];
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..100 {
+            let len = ours.seal(b"the same", NOW, &mut area).unwrap();
+            assert!(seen.insert(area[..16].to_vec()), "{cipher}");
+            assert!(len >= 16 + 7 + 8 + TAG_LEN);
+        }
+        if let Some(session) = &ours.session {
+            assert_eq!(session.next_packet, 100);
+        }
+        let longest = vec![0; PAYLOAD_MAX];
+        assert!(ours.seal(&longest, NOW, &mut area).unwrap() <= AREA_LEN);
+        assert!(ours.seal(&vec![0; PAYLOAD_MAX + 1], NOW, &mut area).is_err());
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_packet_is_judged_without_a_panic(
+        packet in any::<Vec<u8>>(), cipher in proptest::sample::select(&Cipher::ALL[..])
+    ) {
+        let mut ours = packets(cipher, "192.0.2.7:53");
+        prop_assert_eq!(ours.open(&mut packet.clone(), NOW), None);
+    }
+
+    #[test]
+    fn one_flipped_bit_or_a_cut_and_nothing_gets_through(
+        cipher in proptest::sample::select(&Cipher::ALL[..]), at in any::<prop::sample::Index>(),
+        bit in 0..8, cut in any::<prop::sample::Index>()
+    ) {
+        let mut ours = packets(cipher, "192.0.2.7:53");
+        let good = sealed(&ours.key, ours.answer());
+        let mut flipped = good.clone();
+        flipped[at.index(good.len())] ^= 1_u8 << bit;
+        prop_assert_eq!(ours.open(&mut flipped, NOW), None);
+        prop_assert_eq!(ours.open(&mut good[..cut.index(good.len())].to_vec(), NOW), None);
+        prop_assert!(ours.open(&mut good.clone(), NOW).is_some());
+    }
+}

@@ -1,0 +1,213 @@
+//! `httvps backend …-node`: the Outline nodes in the file of devices.
+
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{ArgAction, Args};
+use httvps_backend::{Node, NodeId, Store};
+use serde_json::{Value, json};
+
+use super::{DevicesFile, Failure, explain, read_secret};
+
+/// Largest key or password, in bytes.
+const MAX_KEY_LEN: u64 = 8 * 1024;
+
+/// Add an Outline node that devices are sent to
+///
+/// Makes the file if there is none. The key comes from a file or from standard input (`-`), never
+/// from the command line, which other users of the host can read.
+#[derive(Args, Debug)]
+pub(super) struct AddArgs {
+    /// Name of the node: letters, digits, '.', '_' and '-'
+    #[arg(long, value_name = "ID")]
+    node_id: NodeId,
+    /// Region that devices ask for [default: any]
+    #[arg(long, value_name = "REGION")]
+    region: Option<String>,
+    /// Host name or address of the node
+    #[arg(long, value_name = "HOST")]
+    host: String,
+    /// Port of the node
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+    /// Cipher [default: left to the gateway, which takes chacha20-ietf-poly1305]
+    #[arg(long, value_name = "CIPHER")]
+    method: Option<String>,
+    /// File with the password, or - for standard input
+    #[arg(long, value_name = "FILE", required_unless_present = "access_url_file")]
+    password_file: Option<PathBuf>,
+    /// File with the whole key (ss://… or ssconf://…), or - for standard input; wins over the rest
+    #[arg(long, value_name = "FILE", conflicts_with = "password_file")]
+    access_url_file: Option<PathBuf>,
+    /// Number of the key at the node's management
+    #[arg(long, value_name = "ID")]
+    access_key_id: Option<String>,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+/// List the nodes, without passwords and keys
+#[derive(Args, Debug)]
+pub(super) struct ListArgs {
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+/// Switch a node on or off; to one that is off no device is sent
+#[derive(Args, Debug)]
+pub(super) struct SetArgs {
+    /// Name of the node
+    #[arg(long, value_name = "ID")]
+    node_id: String,
+    /// Whether devices are sent there
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    enabled: bool,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+/// Remove a node
+#[derive(Args, Debug)]
+pub(super) struct RemoveArgs {
+    /// Name of the node
+    #[arg(long, value_name = "ID")]
+    node_id: String,
+    #[command(flatten)]
+    file: DevicesFile,
+}
+
+pub(super) fn add(args: AddArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let secret = |path: Option<&Path>| path.map(secret_line).transpose();
+    let node = Node {
+        password: secret(args.password_file.as_deref())?,
+        access_url: secret(args.access_url_file.as_deref())?,
+        node_id: args.node_id,
+        region: args.region,
+        host: args.host,
+        port: args.port,
+        method: args.method,
+        access_key_id: args.access_key_id,
+        enabled: true,
+    };
+    let store = Store::new(args.file.devices);
+    let node = store.add_node(node).map_err(|problem| explain(problem, store.path()))?;
+    writeln!(out, "Added node {}: region {}.", node.node_id, region_of(&node))?;
+    Ok(())
+}
+
+pub(super) fn list(args: &ListArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let path = &args.file.devices;
+    let nodes = Store::new(path).nodes().map_err(|problem| explain(problem, path))?;
+    if args.json {
+        writeln!(out, "{}", nodes.iter().map(describe).collect::<Value>())?;
+        return Ok(());
+    }
+    let width = |heading: &str, column: fn(&Node) -> usize| {
+        nodes.iter().map(column).max().unwrap_or(0).max(heading.len())
+    };
+    let ids = width("NODE", |node| node.node_id.as_str().len());
+    let regions = width("REGION", |node| region_of(node).len());
+    writeln!(out, "{:ids$}  {:regions$}  ENABLED", "NODE", "REGION")?;
+    for node in &nodes {
+        let enabled = if node.enabled { "yes" } else { "no" };
+        writeln!(out, "{:ids$}  {:regions$}  {enabled}", node.node_id, region_of(node))?;
+    }
+    Ok(())
+}
+
+pub(super) fn set(args: &SetArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let store = Store::new(&args.file.devices);
+    let node = store
+        .enable_node(&args.node_id, args.enabled)
+        .map_err(|problem| explain(problem, store.path()))?;
+    let state = if node.enabled { "on" } else { "off" };
+    writeln!(out, "Switched node {} {state}.", node.node_id)?;
+    Ok(())
+}
+
+pub(super) fn remove(args: &RemoveArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let store = Store::new(&args.file.devices);
+    let node =
+        store.remove_node(&args.node_id).map_err(|problem| explain(problem, store.path()))?;
+    writeln!(out, "Removed node {}.", node.node_id)?;
+    Ok(())
+}
+
+/// Everything about a node that is not secret.
+fn describe(node: &Node) -> Value {
+    json!({
+        "node_id": node.node_id,
+        "region": node.region,
+        "host": node.host,
+        "port": node.port,
+        "method": node.method,
+        "access_key_id": node.access_key_id,
+        "has_access_url": node.access_url.is_some(),
+        "enabled": node.enabled,
+    })
+}
+
+fn region_of(node: &Node) -> &str {
+    node.region.as_deref().unwrap_or("any")
+}
+
+/// The one line of a file, or of standard input for `-`.
+fn secret_line(path: &Path) -> Result<String, Failure> {
+    let wrong = |problem: &dyn std::fmt::Display| {
+        let what = format!("{}: {problem}", path.display());
+        Failure::new(
+            what,
+            "Give a file with one line of text, at most 8 KiB, or - for standard input.",
+        )
+        .usage()
+    };
+    let text = if path.as_os_str() == "-" {
+        let mut text = String::new();
+        io::stdin().take(MAX_KEY_LEN).read_to_string(&mut text).map(|_| text)
+    } else {
+        read_secret(path)
+    };
+    let text = text.map_err(|problem| wrong(&problem))?;
+    match text.trim() {
+        "" => Err(wrong(&"is empty")),
+        line if line.contains('\n') => Err(wrong(&"has more than one line")),
+        line => Ok(line.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{call, json};
+    use super::*;
+
+    #[test]
+    fn nodes_are_added_listed_switched_and_removed_and_keys_are_not_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key");
+        std::fs::write(&key, "ss://hunter2@192.0.2.1:1\n").unwrap();
+        let key = key.display();
+        let call = |line: &str| call(directory.path(), line);
+        let place = "--host 192.0.2.1 --port 1";
+        call(&format!("add-node --node-id a --region eu {place} --password-file {key}")).unwrap();
+        call(&format!("add-node --node-id b {place} --access-url-file {key}")).unwrap();
+        let again = call(&format!("add-node --node-id b {place} --password-file {key}"));
+        assert!(again.unwrap_err().message.contains("exists already"));
+        call("set-node --node-id a --enabled false").unwrap();
+        let table = call("list-nodes").unwrap();
+        let rows: Vec<Vec<_>> =
+            table.lines().map(|line| line.split_whitespace().collect()).collect();
+        let expected =
+            [vec!["NODE", "REGION", "ENABLED"], vec!["a", "eu", "no"], vec!["b", "any", "yes"]];
+        assert_eq!(rows, expected);
+        let listed = call("list-nodes --json").unwrap();
+        assert!(!listed.contains("hunter2"));
+        assert_eq!(json(&listed)[1]["has_access_url"], true);
+        call("remove-node --node-id a").unwrap();
+        let failure = call("remove-node --node-id a").unwrap_err();
+        assert!(failure.message.contains("no node \"a\""), "{}", failure.message);
+        assert_eq!(Store::new(directory.path().join("devices.json")).nodes().unwrap().len(), 1);
+    }
+}

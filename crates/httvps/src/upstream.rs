@@ -1,0 +1,110 @@
+//! `httvps upstream`: looks at the ways out.
+
+use crate::fail;
+use clap::{Args, Subcommand};
+use httvps_gateway::nodes::test_key;
+use httvps_proto::Target;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Largest key, in bytes.
+const MAX_KEY_LEN: u64 = 8 * 1024;
+
+const EXAMPLES: &str = "\
+Examples:
+  # A key by standard input, which other users of the host cannot read
+  httvps upstream test - <key.txt
+
+  # A dynamic key
+  httvps upstream test ssconf://keys.example/anna
+
+Exit status: 0 streams work (datagrams may not), 1 they do not, 2 wrong usage.";
+
+#[derive(Args, Debug)]
+pub(crate) struct UpstreamArgs {
+    #[command(subcommand)]
+    command: UpstreamCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum UpstreamCommand {
+    Test(TestArgs),
+}
+
+/// Make one real exchange by way of an Outline (Shadowsocks) node
+///
+/// Connects, asks a web server for its head over a stream, and a name server in a datagram, and says
+/// what works, how long it took, or what is wrong. The password is not printed.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+struct TestArgs {
+    /// ss://…, ssconf://… or https://…; - reads it from standard input
+    key: String,
+    /// Web server to ask by way of the node
+    #[arg(long, value_name = "HOST:PORT", default_value = "example.com:80", value_parser = target)]
+    target: Target,
+    /// Name server to ask by way of the node
+    #[arg(long, value_name = "HOST:PORT", default_value = "1.1.1.1:53", value_parser = target)]
+    dns: Target,
+    /// How long each step may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
+    timeout: u64,
+    /// Certificates, PEM, to trust for a dynamic key besides those of the system
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+fn target(text: &str) -> Result<Target, String> {
+    Target::parse(text).map_err(|error| error.to_string())
+}
+
+/// Runs the subcommand.
+pub(crate) async fn run(args: UpstreamArgs) -> ExitCode {
+    let UpstreamCommand::Test(args) = args.command;
+    test(args).await
+}
+
+#[expect(clippy::print_stdout, reason = "the words of a command-line program")]
+async fn test(args: TestArgs) -> ExitCode {
+    let mut key = args.key;
+    if key == "-" {
+        key.clear();
+        if let Err(error) = std::io::stdin().take(MAX_KEY_LEN).read_to_string(&mut key) {
+            return fail(&format!("standard input cannot be read: {error}"));
+        }
+    }
+    let timeout = Duration::from_secs(args.timeout);
+    let report = test_key(&key, args.ca_file.as_deref(), &args.target, &args.dns, timeout).await;
+    let report = match report {
+        Ok(report) => report,
+        Err(problem) => return fail(&format!("the key: {problem}")),
+    };
+    let ms = |duration: Duration| format!("{:.0} ms", duration.as_secs_f64() * 1000.0);
+    println!("node       {}", report.node);
+    match &report.stream {
+        Ok(exchange) => println!(
+            "streams    work: connected in {}, {} answered in {}",
+            ms(exchange.dial),
+            args.target,
+            ms(exchange.answer)
+        ),
+        Err(error) => println!("streams    fail: {error}"),
+    }
+    match &report.datagrams {
+        Ok(answer) => println!("datagrams  work: {} answered in {}", args.dns, ms(*answer)),
+        Err(error) => println!("datagrams  fail: {}", datagram_words(*error)),
+    }
+    if report.stream.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn datagram_words(error: httvps_gateway::nodes::ProbeError) -> String {
+    use httvps_gateway::nodes::ProbeError;
+    match error {
+        ProbeError::Silent => {
+            "no answer in time: the node takes no datagrams, the key is wrong, or the name server does not answer".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
