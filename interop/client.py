@@ -49,10 +49,10 @@ class WebSocket:
         key = base64.b64encode(os.urandom(16))
         self.socket.sendall(b"GET /ws HTTP/1.1\r\nHost: " + name.encode() + b"\r\nUpgrade: websocket\r\n"
                             b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key + b"\r\n\r\n")
-        self.reader = self.socket.makefile("rb")
-        status = self.reader.readline()
+        self.buffer = bytearray()
+        status = self._line()
         fields = {}
-        while (line := self.reader.readline().strip()):
+        while line := self._line():
             field, _, value = line.partition(b":")
             fields[field.lower()] = value.strip()
         wanted = base64.b64encode(hashlib.sha1(key + GUID).digest())
@@ -88,11 +88,28 @@ class WebSocket:
                 if head & 0x80:
                     return kind, b"".join(parts)
 
-    def _exactly(self, count):
-        data = self.reader.read(count)
-        if len(data) < count:
+    def has_input(self):
+        """Whether something has arrived that waiting for the socket would not tell of."""
+        return bool(self.buffer) or self.socket.pending() > 0
+
+    def _fill(self):
+        data = self.socket.recv(65_536)
+        if not data:
             raise Closed(None, "the connection ended")
+        self.buffer += data
+
+    def _exactly(self, count):
+        while len(self.buffer) < count:
+            self._fill()
+        data = bytes(self.buffer[:count])
+        del self.buffer[:count]
         return data
+
+    def _line(self):
+        while b"\r\n" not in self.buffer:
+            self._fill()
+        line, _, self.buffer = self.buffer.partition(b"\r\n")
+        return bytes(line)
 
 
 class Stream:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""curl through `httvps connect`: transfers with checksums, many requests at once, failures in words, reconnection, `httvps dev`.
+"""curl and other programs through `httvps connect`: transfers with checksums, many requests at once, failures in words,
+reconnection, `httvps dev`.
 
   run.py [WORD...]    only the tests whose name contains one of the words
 Writes the table to target/traffic.md.
@@ -19,6 +20,7 @@ import tempfile
 import threading
 import time
 
+import programs
 from origin import BLOCK, Origin, item
 from rig import (BIN, Backend, Client, Gateway, Pki, Process, accepts, clean_env, curl, curl_line, free_port, wait_for)
 
@@ -399,6 +401,9 @@ def is_group_alive(group):
     except ProcessLookupError:
         return False
     return True
+
+
+programs.register(test, Skipped)
 
 
 @test("the token is in no output of any process")

@@ -15,7 +15,7 @@ use crate::run::Decoder;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// All of them, in the order in which they run.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 18] = [
     "json-frame",
     "json-gateway",
     "json-client",
@@ -29,6 +29,7 @@ pub(crate) const NAMES: [&str; 17] = [
     "upgrade-answer",
     "tls-records",
     "socks5",
+    "socks5-udp",
     "http-proxy",
     "backend-answer",
     "config",
@@ -49,6 +50,7 @@ pub(crate) fn by_name(name: &str) -> Option<Box<dyn Decoder>> {
         "upgrade-request" => Box::new(upgrade::Request),
         "upgrade-answer" => Box::new(upgrade::Answer),
         "tls-records" => Box::new(records::Records::new()),
+        "socks5-udp" => Box::new(proxy::Socks5Udp),
         "socks5" => Box::new(proxy::Socks5::default()),
         "http-proxy" => Box::new(proxy::Http::default()),
         "backend-answer" => Box::new(text::BackendAnswer),

@@ -1,10 +1,10 @@
 //! What local programs ask the client's proxy for.
 
-use super::{behaviour, choice, seeds, upgrade};
+use super::{behaviour, choice, kind, seeds, upgrade};
 use crate::run::Decoder;
-use httvps_client::Secret;
 use httvps_client::proxy::Credentials;
 use httvps_client::proxy::fuzzing::{http, socks5, socks5_datagram};
+use httvps_client::{Secret, Target};
 
 fn credentials() -> Credentials {
     Credentials::new(Secret::new("ann".into()), Secret::new("s3cret".into()))
@@ -23,9 +23,7 @@ impl Default for Socks5 {
 
 impl Decoder for Socks5 {
     fn seeds(&self) -> Vec<Vec<u8>> {
-        let negotiations: [&[u8]; 8] = [
-            b"\0\0\0\x03\x0bexample.org\x01\xbbhello",
-            b"\0\0\0\x01\xc0\x00\x02\x07\x00\x50hello",
+        let negotiations: [&[u8]; 6] = [
             b"\x05\x01\x00\x05\x01\x00\x03\x0bexample.org\x01\xbbhello",
             b"\x05\x02\x00\x02\x01\x03ann\x06s3cret\x05\x01\x00\x01\xc0\x00\x02\x07\x00\x50",
             b"\x05\x02\x00\x02\x01\x03ann\x06s3creT\x05\x01\x00\x01\xc0\x00\x02\x07\x00\x50",
@@ -61,11 +59,45 @@ impl Decoder for Socks5 {
             let has = |part: &[u8]| rest.windows(part.len()).any(|window| window == part);
             assert!(credentials.is_none() || has(b"\x03ann\x06s3cret"), "nobody let it in");
         }
-        let target = |target: Option<httvps_client::Target>| {
-            target.map(|target| std::mem::discriminant(&target.host))
-        };
-        let datagram = socks5_datagram(rest).map(|(found, _)| target(Some(found)));
-        behaviour((first & 1, taken, verdict.map(|verdict| verdict.map(target)), datagram))
+        let target = |target: Option<Target>| target.map(|target| kind(&target.host));
+        behaviour((first & 1, taken, verdict.map(|verdict| verdict.map(target))))
+    }
+}
+
+/// A datagram's target, written into the header of an answer, reads back as itself.
+pub(super) struct Socks5Udp;
+
+impl Decoder for Socks5Udp {
+    fn seeds(&self) -> Vec<Vec<u8>> {
+        let datagrams: [&[u8]; 5] = [
+            b"\0\0\0\x01\xc0\0\x02\x07\0\x35query",
+            b"\0\0\0\x03\x0bexample.org\0\x35query",
+            b"\0\0\0\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\0\x35",
+            b"\0\0\x01\x01\xc0\0\x02\x07\0\x35fragment",
+            b"\0\0\0\x03\x0a[2001:db8]\0\x35",
+        ];
+        datagrams.map(<[u8]>::to_vec).to_vec()
+    }
+
+    fn words(&self) -> &'static [&'static [u8]] {
+        &[
+            b"\0\0\0\x01",
+            b"\0\0\0\x03",
+            b"\0\0\0\x04",
+            b"\x0bexample.org",
+            b"127.0.0.1",
+            b"::",
+            b"\xff",
+        ]
+    }
+
+    fn run(&mut self, input: &[u8]) -> u64 {
+        let Some((target, payload, header)) = socks5_datagram(input) else { return 0 };
+        assert!(input.ends_with(payload), "bytes that nobody sent");
+        let answer = [&*header, payload].concat();
+        let again = socks5_datagram(&answer).map(|(target, payload, _)| (target, payload));
+        assert!(again == Some((target.clone(), payload)), "{target} reads differently");
+        behaviour((kind(&target.host), payload.len() / 16))
     }
 }
 

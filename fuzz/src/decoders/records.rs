@@ -34,7 +34,7 @@ const HANDSHAKES: [&[u8]; 9] = [
 const ALERTS: [&[u8]; 6] = [&[1, 0], &[1, 90], &[1, 100], &[2, 40], &[1], &[3, 3, 3]];
 
 /// Heap that a connection may hold whatever its peer does: see `TlsStream`.
-const MAX_HELD: usize = 300 * 1024;
+const MAX_HELD: usize = 450 * 1024;
 
 /// What the peer and the one on the way have done.
 struct Script {

@@ -2,12 +2,12 @@
 
 use super::Credentials;
 use super::request::{is_authorized, target_of};
-use super::socks5::{Advance, Negotiation, Next, datagram, datagram_header};
+use super::socks5::{self, Advance, Negotiation, Next};
 use crate::Target;
 use hyper::{HeaderMap, Method, Uri};
 
-/// How a negotiation ended: with a target, with an association (no target), or with a refusal; None =
-/// more bytes are needed.
+/// How a negotiation ended: with a stream to a target, with datagrams (no target yet), or with a
+/// refusal. None = more bytes are needed.
 pub type Verdict = Option<Result<Option<Target>, Vec<u8>>>;
 
 /// Takes a SOCKS5 negotiation that arrives in pieces of `piece` bytes; its end, and how many bytes
@@ -34,16 +34,14 @@ pub fn socks5(input: &[u8], piece: usize, credentials: Option<&Credentials>) -> 
     }
 }
 
-/// Takes a datagram of an association; its target and its payload, which what comes back in the
-/// target's name must lead to as well.
-///
-/// # Panics
-/// When the answer's header does not lead back to the same target, which is what is fuzzed for.
-pub fn socks5_datagram(input: &[u8]) -> Option<(Target, &[u8])> {
-    let (target, payload) = datagram(input)?;
-    let answer = [&datagram_header(&target), payload].concat();
-    assert!(datagram(&answer) == Some((target.clone(), payload)), "the answer is another's");
-    Some((target, payload))
+/// Target, payload, and the header of an answer.
+pub type Datagram<'d> = (Target, &'d [u8], Box<[u8]>);
+
+/// Reads a datagram of a program: its target, its payload, and the header of an answer from there.
+pub fn socks5_datagram(input: &[u8]) -> Option<Datagram<'_>> {
+    let (target, payload) = socks5::datagram(input)?;
+    let header = socks5::datagram_header(&target);
+    Some((target, payload, header))
 }
 
 /// Judges the head of an HTTP request: whether it may, and where it wants to go.

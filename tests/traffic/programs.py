@@ -1,0 +1,197 @@
+"""Programs of every day through the binary format: iperf3, git, rsync, a half-closing client, DNS."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+
+from rig import DEVICE, FORMAT, Process, clean_env, free_port
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "interop"))
+
+from client import Session  # noqa: E402
+
+
+class UdpForward:
+    """A local UDP port whose datagrams go to `target` through a session of the client in `interop/`: a stream for each sender."""
+
+    def __init__(self, world, port, target):
+        self.session = Session("127.0.0.1", world.gateway.port, DEVICE, world.backend.token, ca=world.pki.ca)
+        self.target, self.streams = target, {}
+        self.local = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.local.bind(("127.0.0.1", port))
+        self.is_on = True
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.is_on = False
+        self.thread.join(10)
+        self.local.close()
+        self.session.ws.socket.close()
+
+    def _run(self):
+        while self.is_on:
+            waiting = [] if self.session.ws.has_input() else select.select(
+                [self.local, self.session.ws.socket], [], [], 0.2)[0]
+            if self.session.ws.has_input() or self.session.ws.socket in waiting:
+                self.session.step()
+            if self.local in waiting:
+                datagram, sender = self.local.recvfrom(65_536)
+                if sender not in self.streams:
+                    if len(self.streams) >= self.session.auth["max_streams"]:
+                        # The oldest: the session has no more places.
+                        self.streams.pop(next(iter(self.streams))).reset()
+                    self.streams[sender] = self.session.open(self.target, kind="datagrams")
+                self.streams[sender].send(datagram)
+            for sender, stream in self.streams.items():
+                while stream.datagrams:
+                    self.local.sendto(stream.datagrams.popleft(), sender)
+
+
+def listens(port):
+    """Whether a program waits on a TCP port; without a connection, which some servers take for their only client."""
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table.readlines()[1:]]
+    return any(row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port for row in rows)
+
+
+def done(*args, seconds=60, **more):
+    """Runs a program to its end; its output, if it says that it went well."""
+    ended = subprocess.run([str(arg) for arg in args], env=clean_env(GIT_CONFIG_GLOBAL="/dev/null", GIT_CONFIG_SYSTEM="/dev/null"),
+                           stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds, **more)
+    assert ended.returncode == 0, f"{args[0]}: {(ended.stderr or ended.stdout)[-500:]!r}"
+    return ended.stdout
+
+
+@contextlib.contextmanager
+def served(world, name, argv, port, *more):
+    """A server program on `port`, and a client with a port of its own that leads there."""
+    with Process(world.folder, name, [str(arg) for arg in argv]) as server:
+        server.wait_until(f"{name} listens", lambda: listens(port))
+        local = free_port()
+        with world.connect(world.gateway, "--forward", f"127.0.0.1:{local}=127.0.0.1:{port}", *more) as client:
+            client.wait_until("the forwarded port listens", lambda: listens(local))
+            yield local
+
+
+def digests(folder):
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts}
+
+
+def tree(folder):
+    """Some files: many small ones, a large one, an empty one."""
+    (folder / "deep" / "er").mkdir(parents=True)
+    for number in range(200):
+        (folder / "deep" / f"{number}.txt").write_bytes(os.urandom(50 * number))
+    (folder / "deep" / "er" / "large").write_bytes(os.urandom(20_000_000))
+    (folder / "empty").touch()
+    return folder
+
+
+def register(test, skipped):
+    """Hands the tests to `test`, a decorator that takes a sentence."""
+
+    def binary(sentence, *programs):
+        def named(function):
+            @test(sentence)
+            def _(world):
+                if FORMAT:
+                    raise skipped("only in the binary format")
+                for program in programs:
+                    if not shutil.which(program):
+                        raise skipped(f"{program} is not installed")
+                return function(world)
+        return named
+
+    @binary("iperf3 over TCP through a forwarded port, both directions", "iperf3")
+    def _(world):
+        port, rates = free_port(), []
+        with served(world, "iperf3", ["iperf3", "-s", "-B", "127.0.0.1", "-p", port], port) as local:
+            for more in ([], ["-R"], ["-P", "4"]):
+                told = json.loads(done("iperf3", "-c", "127.0.0.1", "-p", local, "-n", "200M", "-J", *more))
+                assert "error" not in told, told["error"]
+                # The server counts up to the word on its control connection, which overtakes what is under way.
+                assert told["end"]["sum_received"]["bytes"] > 100_000_000
+                rates.append(f"{told['end']['sum_received']['bits_per_second'] / 1e9:.1f}")
+        return "Gbit/s up, down, four up: " + ", ".join(rates)
+
+    @binary("a client that half-closes gets its answer")
+    def _(world):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port, local = listener.getsockname()[1], free_port()
+
+            def answer():
+                connection, _ = listener.accept()
+                with connection:
+                    digest = hashlib.sha256()
+                    while data := connection.recv(65_536):
+                        digest.update(data)
+                    connection.sendall(digest.digest())
+
+            threading.Thread(target=answer, daemon=True).start()
+            with world.connect(world.gateway, "--forward", f"127.0.0.1:{local}=127.0.0.1:{port}"):
+                with socket.create_connection(("127.0.0.1", local), 10) as connection:
+                    payload = os.urandom(3_000_000)
+                    connection.sendall(payload)
+                    connection.shutdown(socket.SHUT_WR)
+                    answered = b"".join(iter(lambda: connection.recv(100), b""))
+                    assert answered == hashlib.sha256(payload).digest()
+
+    @binary("git clone from a local server, every file as it was", "git")
+    def _(world):
+        origin, port = tree(world.folder / "repository"), free_port()
+        for args in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@a.test", "commit", "-qm", "all"]):
+            done("git", "-C", origin, *args)
+        daemon = ["git", "daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1", f"--port={port}",
+                  f"--base-path={world.folder}", str(world.folder)]
+        with served(world, "git-daemon", daemon, port) as local:
+            done("git", "clone", "-q", f"git://127.0.0.1:{local}/repository", world.folder / "clone")
+        assert digests(origin) == digests(world.folder / "clone")
+
+    @binary("rsync from and to a local server, every file as it was", "rsync")
+    def _(world):
+        origin, back, port = tree(world.folder / "files"), world.folder / "returned", free_port()
+        back.mkdir()
+        settings = world.folder / "rsyncd.conf"
+        # Started by root, the daemon would become nobody, who may not read here.
+        owner = f"uid = {os.getuid()}\ngid = {os.getgid()}\n" if os.getuid() == 0 else ""
+        settings.write_text(f"use chroot = no\n{owner}[all]\npath = {world.folder}\nread only = no\n")
+        daemon = ["rsync", "--daemon", "--no-detach", f"--config={settings}", "--address=127.0.0.1", f"--port={port}"]
+        with served(world, "rsync", daemon, port) as local:
+            done("rsync", "-a", f"rsync://127.0.0.1:{local}/all/files/", world.folder / "copy")
+            done("rsync", "-a", f"{world.folder}/copy/", f"rsync://127.0.0.1:{local}/all/returned/")
+        assert digests(origin) == digests(world.folder / "copy") == digests(back)
+
+    @binary("DNS queries over datagrams to a real server", "dnsmasq", "dig")
+    def _(world):
+        port, local = free_port(), free_port()
+        server = ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1",
+                  f"--port={port}", "--address=/a.test/192.0.2.7", "--address=/a.test/2001:db8::7", "--conf-file=/dev/null",
+                  "--user=", "--group="]
+        with Process(world.folder, "dnsmasq", server) as dnsmasq, UdpForward(world, local, f"127.0.0.1:{port}"):
+            dnsmasq.wait_until("dnsmasq listens", lambda: listens(port))
+            for kind, answer in (("A", b"192.0.2.7"), ("AAAA", b"2001:db8::7")) * 20:
+                told = done("dig", "+short", "+tries=1", "+time=5", "@127.0.0.1", "-p", local, "www.a.test", kind)
+                assert told.strip() == answer, told
+
+    @binary("iperf3 over datagrams, its control connection through a forwarded port", "iperf3")
+    def _(world):
+        port = free_port()
+        with served(world, "iperf3-u", ["iperf3", "-s", "-B", "127.0.0.1", "-p", port], port) as local, \
+                UdpForward(world, local, f"127.0.0.1:{port}"):
+            told = json.loads(done("iperf3", "-c", "127.0.0.1", "-p", local, "-u", "-b", "20M", "-t", "3", "-l", "1200", "-J"))
+        whole = told["end"]["sum"]
+        assert whole["packets"] > 5000 and whole["lost_percent"] < 1, whole
+        return f"{whole['packets']} datagrams, {whole['lost_percent']:.2f} % lost"
