@@ -4,59 +4,12 @@ import contextlib
 import hashlib
 import json
 import os
-import pathlib
-import select
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 
-from rig import DEVICE, FORMAT, Process, clean_env, free_port
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "interop"))
-
-from client import Session  # noqa: E402
-
-
-class UdpForward:
-    """A local UDP port whose datagrams go to `target` through a session of the client in `interop/`: a stream for each sender."""
-
-    def __init__(self, world, port, target):
-        self.session = Session("127.0.0.1", world.gateway.port, DEVICE, world.backend.token, ca=world.pki.ca)
-        self.target, self.streams = target, {}
-        self.local = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.local.bind(("127.0.0.1", port))
-        self.is_on = True
-        self.thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.is_on = False
-        self.thread.join(10)
-        self.local.close()
-        self.session.ws.socket.close()
-
-    def _run(self):
-        while self.is_on:
-            waiting = [] if self.session.ws.has_input() else select.select(
-                [self.local, self.session.ws.socket], [], [], 0.2)[0]
-            if self.session.ws.has_input() or self.session.ws.socket in waiting:
-                self.session.step()
-            if self.local in waiting:
-                datagram, sender = self.local.recvfrom(65_536)
-                if sender not in self.streams:
-                    if len(self.streams) >= self.session.auth["max_streams"]:
-                        # The oldest: the session has no more places.
-                        self.streams.pop(next(iter(self.streams))).reset()
-                    self.streams[sender] = self.session.open(self.target, kind="datagrams")
-                self.streams[sender].send(datagram)
-            for sender, stream in self.streams.items():
-                while stream.datagrams:
-                    self.local.sendto(stream.datagrams.popleft(), sender)
+from rig import FORMAT, Process, clean_env, free_port
 
 
 def listens(port):
@@ -75,11 +28,13 @@ def done(*args, seconds=60, **more):
 
 
 @contextlib.contextmanager
-def served(world, name, argv, port, *more):
-    """A server program on `port`, and a client with a port of its own that leads there."""
+def served(world, name, argv, port, *more, udp=False):
+    """A server program on `port`, and a client with a port of its own that leads there, for datagrams too if asked to."""
     with Process(world.folder, name, [str(arg) for arg in argv]) as server:
         server.wait_until(f"{name} listens", lambda: listens(port))
         local = free_port()
+        if udp:
+            more += ("--forward", f"udp:127.0.0.1:{local}=127.0.0.1:{port}")
         with world.connect(world.gateway, "--forward", f"127.0.0.1:{local}=127.0.0.1:{port}", *more) as client:
             client.wait_until("the forwarded port listens", lambda: listens(local))
             yield local
@@ -174,23 +129,42 @@ def register(test, skipped):
             done("rsync", "-a", f"{world.folder}/copy/", f"rsync://127.0.0.1:{local}/all/returned/")
         assert digests(origin) == digests(world.folder / "copy") == digests(back)
 
-    @binary("DNS queries over datagrams to a real server", "dnsmasq", "dig")
+    def dnsmasq(port):
+        return ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1",
+                f"--port={port}", "--address=/a.test/192.0.2.7", "--address=/a.test/2001:db8::7", "--conf-file=/dev/null",
+                "--user=", "--group="]
+
+    @binary("DNS queries through a forwarded UDP port to a real server", "dnsmasq", "dig")
     def _(world):
-        port, local = free_port(), free_port()
-        server = ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1",
-                  f"--port={port}", "--address=/a.test/192.0.2.7", "--address=/a.test/2001:db8::7", "--conf-file=/dev/null",
-                  "--user=", "--group="]
-        with Process(world.folder, "dnsmasq", server) as dnsmasq, UdpForward(world, local, f"127.0.0.1:{port}"):
-            dnsmasq.wait_until("dnsmasq listens", lambda: listens(port))
+        port = free_port()
+        with served(world, "dnsmasq", dnsmasq(port), port, udp=True) as local:
             for kind, answer in (("A", b"192.0.2.7"), ("AAAA", b"2001:db8::7")) * 20:
                 told = done("dig", "+short", "+tries=1", "+time=5", "@127.0.0.1", "-p", local, "www.a.test", kind)
                 assert told.strip() == answer, told
 
+    @binary("DNS queries by SOCKS5 UDP ASSOCIATE", "dnsmasq")
+    def _(world):
+        port = free_port()
+        with Process(world.folder, "dnsmasq-socks", dnsmasq(port)) as server:
+            server.wait_until("dnsmasq listens", lambda: listens(port))
+            with socket.create_connection(("127.0.0.1", world.client.port), 10) as control, \
+                    socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+                control.sendall(b"\5\1\0\5\3\0\1\0\0\0\0\0\0")
+                reply = control.recv(12, socket.MSG_WAITALL)
+                assert reply[:10] == b"\5\0\5\0\0\1\x7f\0\0\1", reply
+                program.settimeout(10)
+                program.connect(("127.0.0.1", int.from_bytes(reply[10:])))
+                header = b"\0\0\0\1\x7f\0\0\1" + port.to_bytes(2)
+                for number in range(1, 101):
+                    query = number.to_bytes(2) + b"\1\0\0\1\0\0\0\0\0\0\3www\1a\4test\0\0\1\0\1"
+                    program.send(header + query)
+                    answer = program.recv(600)
+                    assert answer.startswith(header + number.to_bytes(2)) and answer.endswith(b"\xc0\0\2\7"), answer
+
     @binary("iperf3 over datagrams, its control connection through a forwarded port", "iperf3")
     def _(world):
         port = free_port()
-        with served(world, "iperf3-u", ["iperf3", "-s", "-B", "127.0.0.1", "-p", port], port) as local, \
-                UdpForward(world, local, f"127.0.0.1:{port}"):
+        with served(world, "iperf3-u", ["iperf3", "-s", "-B", "127.0.0.1", "-p", port], port, udp=True) as local:
             told = json.loads(done("iperf3", "-c", "127.0.0.1", "-p", local, "-u", "-b", "20M", "-t", "3", "-l", "1200", "-J"))
         whole = told["end"]["sum"]
         assert whole["packets"] > 5000 and whole["lost_percent"] < 1, whole

@@ -72,6 +72,12 @@ impl fmt::Display for Bind {
     }
 }
 
+/// Bytes that the kernel takes for a connection beyond what is on its way, give or take one write.
+///
+/// What has been handed over cannot be overtaken any more: a small frame, or the credit that the
+/// other direction waits for, would stand behind megabytes of a kernel's buffer.
+pub const NOT_SENT_MAX: u32 = 256 * 1024;
+
 /// Opens a listening socket with `SO_REUSEADDR` and a backlog of [`BACKLOG`].
 ///
 /// [`Bind::Any`] is one dual-stack socket; on a host without IPv6 it is an IPv4 socket. Must be
@@ -113,12 +119,15 @@ pub fn bind_udp(bind: Bind) -> io::Result<UdpSocket> {
     }
 }
 
-/// Prepares an accepted connection: `TCP_NODELAY` and keep-alive.
+/// Prepares an accepted connection: `TCP_NODELAY`, keep-alive, and at most [`NOT_SENT_MAX`] bytes that
+/// wait in the kernel.
 ///
 /// An error means that the peer is already gone; the caller drops the connection.
 pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
+    // Without it interactive streams and credit wait behind more; no reason to refuse a connection.
+    let _ = socket.set_tcp_notsent_lowat(NOT_SENT_MAX);
     socket.set_tcp_keepalive(&keepalive())
 }
 
@@ -208,7 +217,9 @@ mod tests {
         let (accepted, _) = listener.accept().await.unwrap();
         prepare(&accepted).unwrap();
         assert!(accepted.nodelay().unwrap());
-        assert!(SockRef::from(&accepted).keepalive().unwrap());
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOT_SENT_MAX);
     }
 
     #[tokio::test]
