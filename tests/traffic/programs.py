@@ -150,7 +150,7 @@ def register(test, skipped):
             with socket.create_connection(("127.0.0.1", world.client.port), 10) as control, \
                     socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
                 control.sendall(b"\5\1\0\5\3\0\1\0\0\0\0\0\0")
-                reply = control.recv(12, socket.MSG_WAITALL)
+                reply = control.makefile("rb").read(12)
                 assert reply[:10] == b"\5\0\5\0\0\1\x7f\0\0\1", reply
                 program.settimeout(10)
                 program.connect(("127.0.0.1", int.from_bytes(reply[10:])))
