@@ -23,7 +23,7 @@ impl DatagramQueue {
         self.bytes
     }
 
-    /// Appends a datagram, and drops as many of the oldest as it takes to stay within [`MAX_QUEUED`]
+    /// Appends a datagram, and drops as many of the oldest as it takes to stay within [`MAX_QUEUED_DATAGRAMS`]
     /// and `max_bytes`; returns how many. The newcomer itself is always kept.
     pub fn push(&mut self, datagram: &[u8], max_bytes: usize) -> u64 {
         let mut dropped = 0;
