@@ -8,13 +8,14 @@
 use super::Rejected;
 use super::prefixed::Prefixed;
 use super::socks5::{Reply, bound_reply, datagram, datagram_header};
+use super::socks5_reply::send;
 use crate::flows::{Flows, Way};
 use crate::{Open, OpenError, Target};
 use httvps_mux::Local;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::UdpSocket;
 
 /// Serves one association; `port` is what the program will send from, 0 if it does not say.
@@ -69,12 +70,4 @@ async fn bind(control: Option<(SocketAddr, SocketAddr)>) -> io::Result<(UdpSocke
     let (ours, theirs) = control.ok_or(io::ErrorKind::AddrNotAvailable)?;
     let socket = UdpSocket::bind((ours.ip().to_canonical(), 0)).await?;
     Ok((socket, SocketAddr::new(theirs.ip().to_canonical(), theirs.port())))
-}
-
-async fn send<L: Local>(local: &mut Prefixed<L>, bytes: &[u8]) -> Result<(), Rejected> {
-    let result = async {
-        local.write_all(bytes).await?;
-        local.flush().await
-    };
-    result.await.map_err(|error| Rejected::local(&error))
 }

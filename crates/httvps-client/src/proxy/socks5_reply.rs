@@ -47,7 +47,7 @@ enum Request {
     Associate(u16),
 }
 
-async fn send<L: Local>(local: &mut Prefixed<L>, bytes: &[u8]) -> Result<(), Rejected> {
+pub(super) async fn send<L: Local>(local: &mut Prefixed<L>, bytes: &[u8]) -> Result<(), Rejected> {
     let result = async {
         local.write_all(bytes).await?;
         local.flush().await
