@@ -3,7 +3,8 @@
 //! Two kinds: *areas* for TLS records, which a connection holds across polls only while they are
 //! in use, and a *pool* of growable buffers for WebSocket messages, which are held across polls
 //! only while they are not empty. Bounds per thread for what nobody has borrowed: [`AREAS`] areas
-//! of [`AREA_LEN`], and [`POOL_BUFFERS`] buffers of at most [`POOLED_CAPACITY_MAX`] each.
+//! of [`AREA_LEN`], and [`POOL_BUFFERS`] buffers of at most [`RESERVED`] each, most of which have
+//! seen [`POOLED_FILL`] bytes at the most.
 
 use std::cell::RefCell;
 
@@ -17,11 +18,14 @@ pub(crate) const AREA_LEN: usize = BULK + 2 * 1024;
 /// Areas kept per thread.
 const AREAS: usize = 8;
 
-/// Capacity of a fresh pooled buffer.
-pub(crate) const POOLED_CAPACITY: usize = 2 * BULK;
+/// Bytes of a pooled buffer that are filled in the usual case, so that few of its pages are touched.
+pub(crate) const POOLED_FILL: usize = 2 * BULK;
 
-/// A returned buffer larger than this is freed instead of kept.
-const POOLED_CAPACITY_MAX: usize = 256 * 1024;
+/// Capacity reserved for every area and every fresh pooled buffer. Only the touched part of it is
+/// memory. An allocator that sorts blocks by size (mimalloc: those up to 512 KiB, by eights and
+/// more) keeps all of a page of such blocks while one of them is in use; larger ones go back to the
+/// kernel one by one, whichever thread frees them.
+pub(crate) const RESERVED: usize = 544 * 1024;
 
 /// Buffers kept per thread.
 const POOL_BUFFERS: usize = 8;
@@ -34,11 +38,13 @@ thread_local! {
 /// Takes an area: [`AREA_LEN`] bytes, left over from earlier uses. The one given back last comes
 /// first, because it is still in the processor's cache.
 pub(crate) fn take_area() -> Vec<u8> {
-    AREA_POOL
-        .try_with(|pool| pool.borrow_mut().pop())
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| vec![0; AREA_LEN])
+    AREA_POOL.try_with(|pool| pool.borrow_mut().pop()).ok().flatten().unwrap_or_else(fresh_area)
+}
+
+fn fresh_area() -> Vec<u8> {
+    let mut area = Vec::with_capacity(RESERVED);
+    area.resize(AREA_LEN, 0);
+    area
 }
 
 /// Gives an area back. One too many is freed, and so is what is no area.
@@ -55,17 +61,17 @@ pub(crate) fn give_back_area(area: Vec<u8>) {
     });
 }
 
-/// Takes an empty buffer of at least [`POOLED_CAPACITY`].
+/// Takes an empty buffer of [`RESERVED`] bytes, [`POOLED_FILL`] of which should be used.
 pub(crate) fn take() -> Vec<u8> {
     POOL.try_with(|pool| pool.borrow_mut().pop())
         .ok()
         .flatten()
-        .unwrap_or_else(|| Vec::with_capacity(POOLED_CAPACITY))
+        .unwrap_or_else(|| Vec::with_capacity(RESERVED))
 }
 
-/// Gives a buffer back. One that is too small, too large or one too many is freed.
+/// Gives a buffer back. One that has shrunk or grown, and one too many, is freed.
 pub(crate) fn give_back(mut buffer: Vec<u8>) {
-    if !(POOLED_CAPACITY..=POOLED_CAPACITY_MAX).contains(&buffer.capacity()) {
+    if buffer.capacity() != RESERVED {
         return;
     }
     buffer.clear();
@@ -80,11 +86,11 @@ pub(crate) fn give_back(mut buffer: Vec<u8>) {
 /// Empties `buffer` if it holds nothing from `start` on, or moves the little that it holds into
 /// an allocation of exactly that size; either way a large buffer goes back to the pool.
 ///
-/// Returns true if the content was moved to the front (`start` is then 0). A buffer that is at
-/// least a quarter full is in use and stays as it is.
+/// Returns true if the content was moved to the front (`start` is then 0). A buffer with a quarter
+/// of its usual fill is in use and stays as it is.
 pub(crate) fn park(buffer: &mut Vec<u8>, start: usize) -> bool {
     let held = buffer.len() - start;
-    if held * 4 >= buffer.capacity() && held > 0 {
+    if held > 0 && held * 4 >= buffer.capacity().min(POOLED_FILL) {
         return false;
     }
     let small = buffer[start..].to_vec();
@@ -117,14 +123,14 @@ mod tests {
     #[test]
     fn the_pool_keeps_few_buffers_of_bounded_size() {
         for _ in 0..POOL_BUFFERS * 2 {
-            give_back(Vec::with_capacity(POOLED_CAPACITY));
+            give_back(Vec::with_capacity(RESERVED));
         }
-        give_back(Vec::with_capacity(POOLED_CAPACITY_MAX * 2));
+        give_back(Vec::with_capacity(RESERVED * 2));
         give_back(Vec::with_capacity(16));
         POOL.with(|pool| {
             let pool = pool.borrow();
             assert_eq!(pool.len(), POOL_BUFFERS);
-            assert!(pool.iter().all(|b| b.capacity() <= POOLED_CAPACITY_MAX));
+            assert!(pool.iter().all(|b| b.capacity() == RESERVED));
         });
     }
 
@@ -137,9 +143,11 @@ mod tests {
         assert!(buffer.capacity() < 64);
 
         let mut full = take();
-        full.resize(POOLED_CAPACITY / 2, 7);
+        full.resize(POOLED_FILL / 4, 7);
         assert!(!park(&mut full, 0));
-        assert_eq!(full.len(), POOLED_CAPACITY / 2);
+        assert_eq!((full.len(), full.capacity()), (POOLED_FILL / 4, RESERVED));
+        assert!(park(&mut full, 1));
+        assert_eq!(full.capacity(), POOLED_FILL / 4 - 1);
 
         let mut empty = take();
         assert!(park(&mut empty, 0));

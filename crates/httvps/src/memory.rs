@@ -12,7 +12,7 @@ const PURGE_DELAY: c_int = 15;
 /// Huge pages stay resident for one small buffer in them (a just started gateway took 28 MiB instead
 /// of 14), and freed pages are given back at once instead of at some later allocation (after 32
 /// clients that never read, 47 MiB stayed). The buffers of the data path are pooled, so that bulk
-/// traffic frees few pages. Call it first: it holds for memory that is taken afterwards.
+/// traffic frees few pages, and so large that each has pages of its own. Call it first: it holds for memory that is taken afterwards.
 pub(crate) fn give_back_promptly() {
     // Where the kernel does not allow it, it only costs memory.
     let _ = rustix::thread::disable_transparent_huge_pages(true);

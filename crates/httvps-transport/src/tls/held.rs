@@ -57,8 +57,9 @@ impl Held {
         self.start == self.end
     }
 
+    /// Bytes of memory it holds.
     pub(super) fn capacity(&self) -> usize {
-        self.store.capacity()
+        self.store.len()
     }
 
     /// The room behind the bytes; what is written there counts after [`commit`](Self::commit).

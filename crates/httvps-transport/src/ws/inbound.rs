@@ -13,7 +13,7 @@ use super::close;
 use super::codec::{CONTROL_MAX, CloseCode, Opcode, Violation, apply_mask, parse_header};
 use super::utf8::Utf8;
 use super::{Kind, Limits, Role};
-use crate::buffers::{self, BULK, POOLED_CAPACITY};
+use crate::buffers::{self, BULK, POOLED_FILL, RESERVED};
 
 /// A read is worth its call if there is room for this much.
 const ROOM_MIN: usize = 16 * 1024;
@@ -224,7 +224,7 @@ impl Inbound {
     pub(super) fn room(&mut self) -> (&mut Vec<u8>, usize) {
         self.forget_delivered();
         self.close_gap();
-        if self.buffer.capacity() < POOLED_CAPACITY {
+        if self.buffer.capacity() < RESERVED {
             self.shift_into(buffers::take());
         }
         if self.spare() < ROOM_MIN && self.message.start > 0 {
@@ -285,8 +285,15 @@ impl Inbound {
         }
     }
 
+    /// Bytes that fit behind the buffer's content: within its usual fill, as long as what is held
+    /// leaves room there.
     fn spare(&self) -> usize {
-        self.buffer.capacity() - self.buffer.len()
+        let held = self.buffer.len() - self.message.start;
+        let mut end = self.buffer.capacity();
+        if held + ROOM_MIN <= POOLED_FILL {
+            end = end.min(POOLED_FILL);
+        }
+        end.saturating_sub(self.buffer.len())
     }
 
     fn shift_down(&mut self) {
@@ -449,7 +456,7 @@ mod tests {
         ) {
             let mut inbound = new(Limits { max_message: 300, max_fragments: 5, ..Limits::default() });
             let _ = hear(&mut inbound, &bytes, size, false);
-            prop_assert!(inbound.capacity() <= POOLED_CAPACITY + 300 + 4 * BULK);
+            prop_assert!(inbound.capacity() <= RESERVED + 300 + 4 * BULK);
         }
     }
 
@@ -458,7 +465,7 @@ mod tests {
         let mut inbound = new(Limits::default());
         let claim = [0x82, 0xFF, 0, 0, 0, 0, 0, 0x10, 0, 0, 9, 9, 9, 9, 1, 2, 3];
         assert!(hear(&mut inbound, &claim, 100, false).unwrap().is_empty());
-        assert!(inbound.capacity() <= 256 * 1024);
+        assert!(inbound.capacity() <= RESERVED);
         inbound.park();
         assert!(inbound.capacity() < 64, "{}", inbound.capacity());
         let over = [0x82, 0xFF, 0, 0, 0, 0, 0, 0x10, 0, 1, 9, 9, 9, 9];
@@ -466,6 +473,23 @@ mod tests {
             hear(&mut new(Limits::default()), &over, 100, false).unwrap_err(),
             Violation::MessageTooBig
         );
+    }
+
+    #[test]
+    fn small_messages_fill_only_the_usual_part_of_the_buffer() {
+        let mut inbound = new(Limits::default());
+        let mut bytes = Vec::new();
+        frame(&mut bytes, true, Opcode::Data(Kind::Binary), &vec![5; 100_000]);
+        let mut fed = 0;
+        while fed < 50 * bytes.len() {
+            while inbound.decode().unwrap().is_some() {}
+            let (buffer, room) = inbound.room();
+            let start = buffer.len();
+            let n = room.min(60_000);
+            buffer.extend(bytes.iter().cycle().skip(fed % bytes.len()).take(n));
+            fed += n;
+            assert!(room >= ROOM_MIN && start + room <= POOLED_FILL, "{start} + {room}");
+        }
     }
 
     #[test]
@@ -480,7 +504,7 @@ mod tests {
             let n = room.min(bytes.len() - fed);
             buffer.extend_from_slice(&bytes[fed..fed + n]);
             fed += n;
-            assert!(inbound.capacity() <= (2 * fed).max(256 * 1024), "{}", inbound.capacity());
+            assert!(inbound.capacity() <= (2 * fed).max(RESERVED), "{}", inbound.capacity());
             assert!(inbound.capacity() <= bytes.len() + 2 * BULK);
         }
         assert_eq!(inbound.decode(), Ok(Some(Incoming::Message(Kind::Binary))));

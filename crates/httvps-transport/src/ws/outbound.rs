@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::codec::{CONTROL_MAX, HEADER_MAX, Header, Opcode, apply_mask};
 use super::{Kind, Role};
-use crate::buffers;
+use crate::buffers::{self, POOLED_FILL};
 
 /// A sending half without I/O.
 pub(super) struct Outbound {
@@ -155,11 +155,12 @@ impl Outbound {
         }
     }
 
-    /// Reserves room behind what waits. Bytes that have left are dropped rather than copied into a
-    /// larger buffer, as soon as they are the greater part: each byte is moved once at the most.
+    /// Reserves room behind what waits. Bytes that have left are dropped rather than that more than
+    /// the usual part of the buffer is filled, as soon as they are the greater part: each byte is
+    /// moved once at the most.
     fn make_room(&mut self, len: usize) {
         let waiting = self.buffer.len() - self.start;
-        if self.buffer.capacity() - self.buffer.len() < len && self.start >= waiting {
+        if self.buffer.len() + len > POOLED_FILL && self.start >= waiting {
             self.buffer.drain(..self.start);
             self.start = 0;
         }
@@ -275,6 +276,18 @@ mod tests {
             let expected: Vec<Vec<u8>> =
                 lengths.iter().filter(|len| **len > 0).map(|len| vec![*len as u8; *len]).collect();
             assert!(payloads(&mut outbound, peer) == expected);
+        }
+    }
+
+    #[test]
+    fn what_has_left_makes_room_before_more_of_the_buffer_is_filled() {
+        let mut outbound = Outbound::new(Role::Server);
+        for _ in 0..100 {
+            outbound
+                .push(Opcode::Data(Kind::Binary), 60_000, |out| out.resize(out.len() + 60_000, 3));
+            assert!(outbound.buffer.len() <= POOLED_FILL);
+            let leaving = outbound.len().saturating_sub(1000);
+            outbound.advance(leaving);
         }
     }
 
