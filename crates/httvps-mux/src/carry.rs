@@ -8,6 +8,7 @@ use crate::StreamWaker;
 use crate::link::LinkError;
 use crate::state::State;
 use crate::stream::Stream;
+use crate::turns::Pace;
 use crate::wire::Wire;
 use bytes::BufMut as _;
 use httvps_proto::StreamKey;
@@ -65,6 +66,9 @@ impl Local for Box<dyn Local> {
 /// A local connection in the hands of the driver.
 pub(crate) struct Carried {
     local: Box<dyn Local>,
+    pub(crate) pace: Pace,
+    /// Listed among those that wait for room in the queue or for credit of the session.
+    is_held_up: bool,
     stream_waker: Arc<StreamWaker>,
     waker: Waker,
     back: oneshot::Sender<HandedBack>,
@@ -115,7 +119,9 @@ enum Turn {
     /// It waits for its program, for credit or for room.
     Waiting,
     /// It may have more; the others first.
-    More,
+    More(Pace),
+    /// It waits for room in the queue or for credit of the session.
+    HeldUp,
     /// Its program finished.
     Finished,
     /// It broke.
@@ -141,8 +147,15 @@ impl State {
         };
         let stream_waker = StreamWaker::new(&ready, key);
         let waker = stream_waker.clone().into();
-        slot.carried = Some(Box::new(Carried { local, stream_waker, waker, back }));
-        self.turns.push_back(key);
+        slot.carried = Some(Box::new(Carried {
+            local,
+            pace: Pace::default(),
+            is_held_up: false,
+            stream_waker,
+            waker,
+            back,
+        }));
+        self.turns.push(key, Pace::default());
         self.effects.has_work = true;
     }
 
@@ -153,7 +166,8 @@ impl State {
         cx: &mut Context<'_>,
         now: Instant,
     ) -> Result<bool, LinkError> {
-        self.ready.take(&mut self.turns);
+        let table = &mut self.table;
+        self.turns.take_ready(&self.ready, |key| table.pace(key));
         let mut is_blocked = false;
         for _ in 0..self.turns.len().min(TURNS) {
             let Some(link) = &mut self.carrier else { break };
@@ -161,15 +175,47 @@ impl State {
                 // Blocked or not: programs may have something to take.
                 is_blocked = link.poll_flush(cx, now)?.is_pending();
             }
-            let Some(key) = self.turns.pop_front() else { break };
+            let Some(key) = self.turns.pop() else { break };
             match self.take_turn(key, now) {
                 Turn::Waiting => {}
-                Turn::More => self.turns.push_back(key),
+                Turn::More(pace) => self.turns.push(key, pace),
+                Turn::HeldUp => self.hold_up(key),
                 Turn::Finished => self.give_up_carrying(key, None),
                 Turn::Broken(error) => self.give_up_carrying(key, Some(error)),
             }
         }
         Ok(!self.turns.is_empty())
+    }
+
+    /// Lists a local connection that waits for room in the queue or for credit of the session. One
+    /// that is given up meanwhile stays in the list, which holds no more of those than of others.
+    fn hold_up(&mut self, key: StreamKey) {
+        let Some(carried) = self.table.carried(key) else { return };
+        if std::mem::replace(&mut carried.is_held_up, true) {
+            return;
+        }
+        self.held_up.push(key, carried.pace);
+        if self.held_up.len() > 2 * self.table.len() {
+            let table = &mut self.table;
+            self.held_up.retain(|key| table.carried(key).is_some());
+        }
+    }
+
+    /// Gives the local connections that were held up a turn, in their order, once something can be
+    /// sent again. True when there were some.
+    pub(crate) fn readmit(&mut self) -> bool {
+        let (Some(link), Wire::V2(v2)) = (&self.carrier, &self.wire) else { return false };
+        let has_room = link.queued() <= self.settings.max_queued / 2;
+        if self.held_up.is_empty() || !has_room || v2.session.session_sendable() == 0 {
+            return false;
+        }
+        while let Some(key) = self.held_up.pop() {
+            if let Some(carried) = self.table.carried(key) {
+                carried.is_held_up = false;
+                self.turns.push(key, carried.pace);
+            }
+        }
+        true
     }
 
     fn give_up_carrying(&mut self, key: StreamKey, broken: Option<io::Error>) {
@@ -205,28 +251,31 @@ impl State {
             out.frames(|frames| v2.session.consumed(key.0, taken, now, frames));
         }
         let read = match written {
-            Ok(()) if out.queued() > self.settings.max_queued => None,
+            Ok(()) if out.queued() > self.settings.max_queued => {
+                return self.took(taken, Turn::HeldUp);
+            }
             Ok(()) if v2.session.sendable(key.0) == 0 => {
+                if v2.session.stream_sendable(key.0) > 0 {
+                    return self.took(taken, Turn::HeldUp);
+                }
                 slot.await_credit(&waker);
                 return self.took(taken, Turn::Waiting);
             }
-            Ok(()) => Some(v2.read_into(key, &mut out, |buffer, room| {
+            Ok(()) => v2.read_into(key, &mut out, |buffer, room| {
                 let mut limited = buffer.limit(room);
                 // The future holds no state, so that a fresh one per poll loses nothing.
                 pin!(carried.local.read_buf(&mut limited)).poll(&mut Context::from_waker(&waker))
-            })),
+            }),
             Err(error) => return self.took(taken, Turn::Broken(error)),
         };
         let turn = match read {
-            None => {
-                slot.await_room(&waker);
-                self.table.are_writers_waiting = true;
-                Turn::Waiting
+            Poll::Pending => Turn::Waiting,
+            Poll::Ready(Ok(0)) => Turn::Finished,
+            Poll::Ready(Ok(count)) => {
+                carried.pace = Pace::of_read(count);
+                Turn::More(carried.pace)
             }
-            Some(Poll::Pending) => Turn::Waiting,
-            Some(Poll::Ready(Ok(0))) => Turn::Finished,
-            Some(Poll::Ready(Ok(_))) => Turn::More,
-            Some(Poll::Ready(Err(error))) => Turn::Broken(error),
+            Poll::Ready(Err(error)) => Turn::Broken(error),
         };
         self.took(taken, turn)
     }

@@ -17,6 +17,7 @@ mod ready;
 mod state;
 mod stream;
 mod table;
+mod turns;
 mod v2;
 mod wire;
 
@@ -29,3 +30,4 @@ pub use datagrams::Datagrams;
 pub use link::{Link, LinkError, LinkOutbox, LinkTiming};
 pub use ready::{Ready, StreamWaker};
 pub use stream::{Stream, StreamFailure};
+pub use turns::{Pace, Turns};

@@ -23,10 +23,10 @@ impl Ready {
         self.session.register(waker);
     }
 
-    /// Appends the streams that woke up to `into`.
-    pub fn take(&self, into: &mut impl Extend<StreamKey>) {
+    /// Hands over the streams that woke up.
+    pub fn take(&self, into: impl FnMut(StreamKey)) {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        into.extend(streams.drain(..));
+        streams.drain(..).for_each(into);
         if streams.capacity() > 64 {
             streams.shrink_to(0);
         }
@@ -92,14 +92,14 @@ mod tests {
         as_waker.wake_by_ref();
         as_waker.wake_by_ref();
         let mut list = Vec::new();
-        ready.take(&mut list);
+        ready.take(|stream| list.push(stream));
         assert_eq!(list, [StreamKey(3)]);
         as_waker.wake_by_ref();
-        ready.take(&mut list);
+        ready.take(|stream| list.push(stream));
         assert_eq!(list.len(), 1, "still queued: not polled since");
         waker.clear();
         as_waker.wake();
-        ready.take(&mut list);
+        ready.take(|stream| list.push(stream));
         assert_eq!(list.len(), 2);
     }
 }

@@ -6,11 +6,11 @@ use crate::link::LinkError;
 use crate::ready::Ready;
 use crate::stream::{StreamFailure, plain};
 use crate::table::{Progress, Table};
+use crate::turns::Turns;
 use crate::wire::{NotOpened, Wire};
 use httvps_proto::v2::{Kind as StreamKind, ResetCode};
 use httvps_proto::{ClientInput, ClientSession, Limits, StreamEnd, StreamKey};
 use httvps_transport::ws::{Event, Kind};
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -48,8 +48,10 @@ pub(crate) struct State {
     pub(crate) ping_at: Instant,
     /// Which of the local connections that the driver carries have woken up.
     pub(crate) ready: Arc<Ready>,
-    /// Those of them that have something to do, in the order of their turns.
-    pub(crate) turns: VecDeque<StreamKey>,
+    /// Those of them that have something to do.
+    pub(crate) turns: Turns,
+    /// Those of them that wait for room in the queue or for credit of the session.
+    pub(crate) held_up: Turns,
     /// When the readers that hold up the connection lose their streams.
     stalled_at: Option<Instant>,
     pub(crate) driver: Option<Waker>,
@@ -113,7 +115,8 @@ impl State {
             last_error: None,
             ping_at: now,
             ready: Arc::default(),
-            turns: VecDeque::new(),
+            turns: Turns::default(),
+            held_up: Turns::default(),
             stalled_at: None,
             driver: None,
             effects: Effects::default(),
@@ -353,7 +356,8 @@ impl State {
             since => since,
         };
         self.measure(now);
-        let has_turns = self.take_turns(cx, now)?;
+        self.readmit();
+        let mut has_turns = self.take_turns(cx, now)?;
         let Some(carrier) = self.carrier.as_mut().filter(|_| matches!(self.phase, Phase::Open))
         else {
             return Ok(false);
@@ -370,6 +374,7 @@ impl State {
             self.table.wake_writers(&mut self.effects.wakes);
             self.effects.has_changed |= std::mem::take(&mut self.has_refused_open);
             self.send_leaving();
+            has_turns |= self.readmit();
         }
         Ok(budget == 0 || has_turns)
     }

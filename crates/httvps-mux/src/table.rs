@@ -4,6 +4,7 @@ use crate::carry::Carried;
 use crate::chunks::Chunks;
 use crate::datagrams::Mailbox;
 use crate::stream::StreamFailure;
+use crate::turns::Pace;
 use httvps_proto::{StreamEnd, StreamKey};
 use slab::Slab;
 use std::collections::HashMap;
@@ -24,6 +25,8 @@ pub(crate) struct Table {
     /// Slots that hold as much as one may.
     full: usize,
     pub(crate) are_writers_waiting: bool,
+    /// How often credit came for all writers.
+    credits: usize,
     /// Whether datagrams wait for room in the connection's queue.
     pub(crate) has_leaving: bool,
 }
@@ -70,6 +73,7 @@ impl Table {
             buffered: 0,
             full: 0,
             are_writers_waiting: false,
+            credits: 0,
             has_leaving: false,
         }
     }
@@ -103,6 +107,20 @@ impl Table {
     pub(crate) fn slot_of(&mut self, key: StreamKey) -> Option<&mut Slot> {
         let id = self.by_key.get(&key)?;
         self.slots.get_mut(*id)
+    }
+
+    /// The local connection of a stream that is in the driver's hands.
+    pub(crate) fn carried(&mut self, key: StreamKey) -> Option<&mut Carried> {
+        self.slot_of(key)?.carried.as_deref_mut()
+    }
+
+    /// How a stream in the driver's hands uses the session.
+    pub(crate) fn pace(&mut self, key: StreamKey) -> Pace {
+        self.carried(key).map_or(Pace::default(), |carried| carried.pace)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
     }
 
     pub(crate) fn slots_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
@@ -277,9 +295,16 @@ impl Table {
         }
     }
 
-    /// Wakes every writer that has used up its credit.
+    /// Wakes every writer that has used up its credit. Each time another one comes first: what is
+    /// granted to the session may not do for all.
     pub(crate) fn all_credited(&mut self, wakes: &mut Vec<Waker>) {
+        let known = wakes.len();
         wakes.extend(self.slots.iter_mut().filter_map(|(_, slot)| slot.indebted.take()));
+        let woken = &mut wakes[known..];
+        if !woken.is_empty() {
+            self.credits = self.credits.wrapping_add(1);
+            woken.rotate_left(self.credits % woken.len());
+        }
     }
 
     /// Wakes the writers that wait. All of them: one that is gone could not pass its turn on.

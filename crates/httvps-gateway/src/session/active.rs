@@ -12,7 +12,7 @@ use super::wire::Wire;
 use crate::context::Context as Gateway;
 use crate::metrics::{ClientErrorCode, Limit, Metrics, OpenConnection, SessionEnd};
 use crate::registry::{Order, Place};
-use httvps_mux::{LinkError, Ready};
+use httvps_mux::{LinkError, Ready, Turns};
 use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
 use httvps_transport::ws::codec::Violation;
@@ -65,9 +65,9 @@ pub(super) struct Active {
     counted: Counted,
     ready: Arc<Ready>,
     /// Streams with something to do, in the order of their turns.
-    turns: VecDeque<StreamKey>,
+    turns: Turns,
     /// Streams that wait for room towards the client.
-    without_room: VecDeque<StreamKey>,
+    without_room: Turns,
     /// The same for streams of datagrams, which need no credit.
     datagrams_without_room: VecDeque<StreamKey>,
     /// Datagrams that may still go to targets before the next round of turns.
@@ -131,8 +131,8 @@ impl Active {
             relays: Relays::new(gateway.metrics.clone()),
             counted: Counted::new(gateway.metrics.clone()),
             ready: Arc::default(),
-            turns: VecDeque::new(),
-            without_room: VecDeque::new(),
+            turns: Turns::default(),
+            without_room: Turns::default(),
             datagrams_without_room: VecDeque::new(),
             hurry: 0,
             delivering: Arc::default(),

@@ -2,7 +2,7 @@
 
 use super::pending::Pending;
 use bytes::BufMut as _;
-use httvps_mux::{Ready, StreamWaker};
+use httvps_mux::{Pace, Ready, StreamWaker};
 use httvps_proto::{StreamEnd, StreamKey};
 use httvps_upstream::{BoxFuture, ByteStream, ConnectError, Upstream, end_of_io_error};
 use std::pin::{Pin, pin};
@@ -44,6 +44,7 @@ pub(super) struct Relay {
     /// The target sends no more, and the client was told so.
     has_target_finished: bool,
     pub(super) waits: Waits,
+    pub(super) pace: Pace,
 }
 
 /// The direction from the client to the upstream: `Open → Finishing → Shut`.
@@ -126,6 +127,7 @@ impl Relay {
             upload: Upload::Open,
             has_target_finished: false,
             waits: Waits::No,
+            pace: Pace::default(),
         }
     }
 
@@ -305,8 +307,9 @@ impl Relay {
             Poll::Pending => Err(Turn::Waiting),
             Poll::Ready(Err(error)) => Err(Turn::Ended(end_of_io(&error))),
             Poll::Ready(Ok(0)) => Ok(()),
-            Poll::Ready(Ok(_)) => {
+            Poll::Ready(Ok(count)) => {
                 self.last_active = now;
+                self.pace = Pace::of_read(count);
                 Err(Turn::More)
             }
         };

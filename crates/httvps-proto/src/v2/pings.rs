@@ -11,6 +11,7 @@ pub(super) struct Pings {
     unanswered: VecDeque<Instant>,
     next: u64,
     shortest: Option<Duration>,
+    latest: Duration,
 }
 
 impl Pings {
@@ -31,6 +32,7 @@ impl Pings {
         let at = usize::try_from(u64::from_be_bytes(opaque).checked_sub(first)?).ok()?;
         let sent = self.unanswered.drain(..).nth(at)?;
         let measured = now.saturating_duration_since(sent);
+        self.latest = measured;
         self.shortest = Some(self.shortest.map_or(measured, |known| known.min(measured)));
         Some(measured)
     }
@@ -38,5 +40,11 @@ impl Pings {
     /// The shortest round trip that was measured.
     pub(super) fn shortest(&self) -> Option<Duration> {
         self.shortest
+    }
+
+    /// The round trip that windows are to fit: the latest, as a path may be slower than at its best,
+    /// but no more than twice the shortest, as the rest is queues that the windows themselves fill.
+    pub(super) fn to_fill(&self) -> Option<Duration> {
+        self.shortest.map(|shortest| self.latest.min(shortest * 2))
     }
 }

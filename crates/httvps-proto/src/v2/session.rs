@@ -250,6 +250,11 @@ impl Session {
         }
     }
 
+    /// Bytes that the credit of just this stream allows.
+    pub fn stream_sendable(&self, stream: u32) -> usize {
+        self.streams.get(&stream).map_or(0, |stream| stream.send.left())
+    }
+
     /// Bytes that may be sent on all streams together.
     pub fn session_sendable(&self) -> usize {
         self.send.left()
@@ -335,7 +340,7 @@ impl Session {
         };
         let bytes = known.consume(bytes) as usize;
         if !known.has_received_finish {
-            let wanted = known.wanted_window(now, self.pings.shortest());
+            let wanted = known.wanted_window(now, self.pings.to_fill());
             self.grow(stream, wanted);
             let granted = self.streams.get_mut(&stream).and_then(|known| known.window.grant(0));
             if let Some(increment) = granted {

@@ -4,9 +4,12 @@ use super::window::{SendCredit, Window};
 use super::{INITIAL_STREAM_CREDIT, Kind};
 use std::time::{Duration, Instant};
 
-/// Rates are measured over a round trip, but over no less than this: on a short path the turns of
-/// the two ends take longer than the path.
-const MIN_PERIOD: Duration = Duration::from_millis(1);
+/// The shortest round trip that counts: on a shorter path the turns of the two ends take longer.
+const MIN_ROUND_TRIP: Duration = Duration::from_micros(250);
+
+/// Rates are measured over a round trip, but over no less than this: a burst out of full buffers is
+/// faster than what the path and the next hop can keep up.
+const MIN_ELAPSED: Duration = Duration::from_millis(10);
 
 /// ```text
 ///            FINISH sent                  FINISH received
@@ -56,12 +59,13 @@ impl Stream {
     ///
     /// Twice what the next hop took within one round trip: a peer that is held back by the window
     /// sends one window in that time, so the window doubles until something else is the limit.
-    /// Then it stays, and more credit would only fill queues on the way.
+    /// Then it stays, and more credit would only fill queues on the way, in which small messages
+    /// of other streams would wait.
     pub(super) fn wanted_window(&mut self, now: Instant, round_trip: Option<Duration>) -> u32 {
         let size = self.window.size();
-        let period = round_trip.unwrap_or_default().max(MIN_PERIOD);
+        let period = round_trip.unwrap_or_default().max(MIN_ROUND_TRIP);
         let elapsed = now.saturating_duration_since(self.measured_at);
-        if elapsed < period {
+        if elapsed < period.max(MIN_ELAPSED) {
             return size;
         }
         let in_flight = u128::from(self.drained) * period.as_nanos() / elapsed.as_nanos();

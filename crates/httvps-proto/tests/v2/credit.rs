@@ -37,6 +37,32 @@ fn a_window_grows_until_it_fits_a_long_path() {
 }
 
 #[test]
+fn a_window_grows_on_a_path_that_is_slower_than_at_its_best() {
+    let mut pair = Pair::new(Limits::default());
+    let stream = pair.open(Kind::Bytes);
+    pump(&mut pair, stream, Duration::from_millis(10), 2);
+    let sent = pump(&mut pair, stream, Duration::from_millis(30), 20);
+    assert!(*sent.last().unwrap() >= 512 * 1024, "{sent:?}");
+}
+
+#[test]
+fn a_burst_does_not_make_a_window_grow_nor_do_queues_on_the_way() {
+    let mut pair = Pair::new(Limits::default());
+    let stream = pair.open(Kind::Bytes);
+    let millisecond = Duration::from_millis(1);
+    for _ in 0..40 {
+        pump(&mut pair, stream, millisecond, 4);
+        pair.now += 20 * millisecond;
+    }
+    assert_eq!(pair.gateway.session.window(), INITIAL_SESSION_CREDIT as usize, "bursts");
+    // Each round trip takes longer than the last one: a queue grows.
+    for millis in 5..200 {
+        pump(&mut pair, stream, millis * millisecond, 1);
+    }
+    assert_eq!(pair.gateway.session.window(), INITIAL_SESSION_CREDIT as usize, "queues");
+}
+
+#[test]
 fn growth_is_bounded_by_the_stream_the_session_and_the_process() {
     let max_stream_window = 1024 * 1024;
     let limits = Limits { max_stream_window, ..Limits::default() };

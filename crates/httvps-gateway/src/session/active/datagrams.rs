@@ -5,6 +5,7 @@ use super::super::datagrams::{Datagrams, Way, idle_timeout};
 use super::super::wire::Wire;
 use super::Active;
 use crate::metrics::{Direction, Limit, Metrics, SessionEnd};
+use httvps_mux::Pace;
 use httvps_proto::StreamKey;
 use httvps_proto::v2::ResetCode;
 use httvps_upstream::OpenRequest;
@@ -96,7 +97,7 @@ impl Active {
             if let Some(datagrams) = self.relays.datagrams_mut(stream) {
                 datagrams.is_listed = false;
             }
-            self.turns.push_back(stream);
+            self.turns.push(stream, Pace::Interactive);
         }
         has_moved
     }

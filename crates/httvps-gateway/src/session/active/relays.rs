@@ -3,6 +3,7 @@
 use super::super::datagrams::Datagrams;
 use super::super::relay::{Load, Relay};
 use crate::metrics::{Limit, Metrics};
+use httvps_mux::Pace;
 use httvps_proto::{StreamEnd, StreamKey};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -68,6 +69,14 @@ impl Relays {
 
     pub(super) fn is_datagrams(&self, stream: StreamKey) -> bool {
         matches!(self.table.get(&stream), Some(Entry::Datagrams(_)))
+    }
+
+    /// How a stream uses the session.
+    pub(super) fn pace(&self, stream: StreamKey) -> Pace {
+        match self.table.get(&stream) {
+            Some(Entry::Bytes(relay)) => relay.pace,
+            _ => Pace::Interactive,
+        }
     }
 
     /// When a stream is ended for moving nothing, and as what; the two times are those of streams of bytes.

@@ -29,11 +29,11 @@ impl Active {
         if !self.wire.has_session_credit() || self.without_room.is_empty() {
             return has_moved;
         }
-        while let Some(stream) = self.without_room.pop_front() {
+        while let Some(stream) = self.without_room.pop() {
             if let Some(relay) = self.relays.get_mut(stream) {
                 relay.waits = Waits::No;
+                self.turns.push(stream, relay.pace);
             }
-            self.turns.push_back(stream);
         }
         true
     }
@@ -54,7 +54,7 @@ impl Active {
             if self.without_room.is_empty() {
                 self.gateway.metrics.limit_hit(Limit::SessionQueue);
             }
-            self.without_room.push_back(stream);
+            self.without_room.push(stream, relay.pace);
         }
     }
 
@@ -65,7 +65,8 @@ impl Active {
         now: Instant,
         budget: &mut usize,
     ) -> Result<bool, SessionEnd> {
-        self.ready.take(&mut self.turns);
+        let relays = &self.relays;
+        self.turns.take_ready(&self.ready, |stream| relays.pace(stream));
         let (mut has_moved, mut is_blocked) = (false, false);
         // No more than half of a poll's budget at once, so that the client is heard in between.
         for _ in 0..self.turns.len().min(POLL_BUDGET / 2).min(*budget) {
@@ -78,7 +79,7 @@ impl Active {
                     Poll::Pending => true,
                 };
             }
-            let Some(stream) = self.turns.pop_front() else { break };
+            let Some(stream) = self.turns.pop() else { break };
             *budget -= 1;
             self.take_turn(stream, now);
             has_moved = true;
@@ -96,7 +97,7 @@ impl Active {
         };
         match turn {
             None | Some(Turn::Waiting) => {}
-            Some(Turn::More) => self.turns.push_back(stream),
+            Some(Turn::More) => self.turns.push(stream, self.relays.pace(stream)),
             Some(Turn::NoRoom) if is_datagrams => self.list_datagrams(stream),
             Some(Turn::NoRoom) => self.wait_for_room(stream),
             Some(Turn::Ended(end)) => self.end_stream(stream, end),
@@ -237,7 +238,7 @@ impl Active {
         };
         let config = &self.gateway.config;
         if relay.waits == Waits::Room {
-            self.without_room.retain(|waiting| *waiting != stream);
+            self.without_room.retain(|waiting| waiting != stream);
         }
         if deliver && relay.is_shut() {
             return;

@@ -130,7 +130,7 @@ impl Rig {
 
     fn is_scheduled(&self) -> bool {
         let mut turns: Vec<StreamKey> = Vec::new();
-        self.ready.take(&mut turns);
+        self.ready.take(|stream| turns.push(stream));
         !turns.is_empty()
     }
 }
