@@ -3,8 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod carry;
 mod flow;
 mod gateway;
+mod gateway_v2;
 mod hello;
 mod life;
 
