@@ -1,149 +1,17 @@
-//! Local connections in the hands of the driver: every byte, every end, within the credit.
+//! Local connections in the hands of the driver: every byte, within the credit.
 
-use crate::gateway_v2::{GatewayV2, Seen, ample, pair, pair_with};
+use crate::gateway_v2::{Seen, ample, pair, pair_with};
+use crate::local::{Carried, carried, local, open, pattern, settle, start};
 use crate::{gateway, within};
-use futures_util::task::AtomicWaker;
-use httvps_mux::{Carry, Connection, Local, Settings, Stream, StreamFailure};
-use httvps_proto::StreamEnd;
+use httvps_mux::{Carry, Local, Settings, Stream};
 use httvps_proto::v2::{self, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, ResetCode};
-use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 const STREAM: usize = INITIAL_STREAM_CREDIT as usize;
 const SESSION: usize = INITIAL_SESSION_CREDIT as usize;
-
-type HandedBack = (Box<dyn Local>, Stream, Option<io::Error>);
-
-/// What the test sees of, and does to, the near side of a local connection.
-#[derive(Default)]
-struct Watched {
-    read: AtomicUsize,
-    was_reset: AtomicBool,
-    is_broken: AtomicBool,
-    reader: AtomicWaker,
-}
-
-impl Watched {
-    fn read(&self) -> usize {
-        self.read.load(Ordering::SeqCst)
-    }
-
-    /// Lets reads fail from now on.
-    fn break_reads(&self) {
-        self.is_broken.store(true, Ordering::SeqCst);
-        self.reader.wake();
-    }
-}
-
-/// The near side of a local connection.
-struct Near(DuplexStream, Arc<Watched>);
-
-impl AsyncRead for Near {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.1.reader.register(cx.waker());
-        if self.1.is_broken.load(Ordering::SeqCst) {
-            return Poll::Ready(Err(ErrorKind::ConnectionReset.into()));
-        }
-        let before = buf.filled().len();
-        let poll = Pin::new(&mut self.0).poll_read(cx, buf);
-        self.1.read.fetch_add(buf.filled().len() - before, Ordering::SeqCst);
-        poll
-    }
-}
-
-impl AsyncWrite for Near {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, data)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-impl Local for Near {
-    fn reset_on_drop(&self) {
-        self.1.was_reset.store(true, Ordering::SeqCst);
-    }
-
-    fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
-        Some((([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()))
-    }
-}
-
-/// A local connection that holds `capacity` bytes in each direction, and the program at its end.
-fn local(capacity: usize) -> (Near, DuplexStream, Arc<Watched>) {
-    let (near, program) = tokio::io::duplex(capacity);
-    let watched = Arc::new(Watched::default());
-    (Near(near, watched.clone()), program, watched)
-}
-
-/// A stream that the driver carries.
-struct Carried {
-    key: u32,
-    program: DuplexStream,
-    watched: Arc<Watched>,
-    carry: JoinHandle<HandedBack>,
-}
-
-async fn open(connection: &Connection, gateway: &mut GatewayV2) -> (Stream, u32) {
-    let (stream, key) = tokio::join!(connection.open("target:1"), gateway.open());
-    (stream.unwrap(), key)
-}
-
-async fn carried(connection: &Connection, gateway: &mut GatewayV2, capacity: usize) -> Carried {
-    let (stream, key) = within(open(connection, gateway)).await;
-    let (near, program, watched) = local(capacity);
-    let carry = tokio::spawn(stream.carry(Box::new(near)));
-    Carried { key, program, watched, carry }
-}
-
-async fn start(capacity: usize) -> (Connection, GatewayV2, Carried) {
-    let (connection, mut gateway) = within(pair(1 << 20, Settings::default())).await;
-    let carried = carried(&connection, &mut gateway, capacity).await;
-    (connection, gateway, carried)
-}
-
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
-}
-
-/// Lets every task run until all of them wait.
-async fn settle() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
-}
-
-/// What lies in a local connection for its program.
-async fn lying(program: &mut DuplexStream) -> Vec<u8> {
-    let mut got = Vec::new();
-    let mut part = [0; 4096];
-    while let Ok(Ok(count @ 1..)) =
-        tokio::time::timeout(Duration::from_millis(1), program.read(&mut part)).await
-    {
-        got.extend(&part[..count]);
-    }
-    got
-}
 
 #[tokio::test(start_paused = true)]
 async fn every_byte_goes_both_ways() {
@@ -174,137 +42,6 @@ async fn every_byte_goes_both_ways() {
         drop(program);
         within(carry).await.unwrap();
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_program_finishes_first_and_gets_its_answer() {
-    let (connection, mut gateway, mut carried) = start(4096).await;
-    carried.program.write_all(b"question").await.unwrap();
-    carried.program.shutdown().await.unwrap();
-    assert_eq!(within(gateway.read(carried.key, 8)).await, b"question");
-    let (mut local, mut stream, broken) = within(carried.carry).await.unwrap();
-    assert!(broken.is_none());
-    stream.shutdown().await.unwrap();
-    assert_eq!(within(gateway.next_deed()).await, Seen::Finish(carried.key));
-    gateway.write(carried.key, b"answer").await;
-    gateway.finish(carried.key).await;
-    let mut got = Vec::new();
-    within(stream.read_to_end(&mut got)).await.unwrap();
-    assert_eq!(got, b"answer");
-    local.write_all(&got).await.unwrap();
-    drop(local);
-    let mut seen = Vec::new();
-    within(carried.program.read_to_end(&mut seen)).await.unwrap();
-    assert_eq!(seen, b"answer");
-    assert_eq!(connection.stream_count(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_target_finishes_first_and_hears_the_rest() {
-    let (_connection, mut gateway, mut carried) = start(4096).await;
-    gateway.write(carried.key, b"early answer").await;
-    gateway.finish(carried.key).await;
-    let (mut local, mut stream, broken) = within(carried.carry).await.unwrap();
-    assert!(broken.is_none());
-    assert_eq!(lying(&mut carried.program).await, b"early answer");
-    let mut rest = Vec::new();
-    within(stream.read_to_end(&mut rest)).await.unwrap();
-    assert_eq!(rest, b"", "what was handed on is not there twice");
-    carried.program.write_all(b"late question").await.unwrap();
-    carried.program.shutdown().await.unwrap();
-    let mut question = Vec::new();
-    within(local.read_to_end(&mut question)).await.unwrap();
-    stream.write_all(&question).await.unwrap();
-    assert_eq!(within(gateway.read(carried.key, 13)).await, b"late question");
-    stream.shutdown().await.unwrap();
-    assert_eq!(within(gateway.next_deed()).await, Seen::Finish(carried.key));
-}
-
-/// Who ends a stream while bytes wait for its program.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Ending {
-    Program,
-    Target,
-    Reset,
-    Lost,
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_the_program_has_not_taken_is_handed_back_at_every_end() {
-    for ending in [Ending::Program, Ending::Target, Ending::Reset, Ending::Lost] {
-        let (_connection, mut gateway, mut carried) = start(700).await;
-        let body = pattern(20_000);
-        gateway.write(carried.key, &body[..5000]).await;
-        settle().await;
-        gateway.write(carried.key, &body[5000..]).await;
-        settle().await;
-        match ending {
-            Ending::Program => carried.program.shutdown().await.unwrap(),
-            Ending::Target => gateway.finish(carried.key).await,
-            Ending::Reset => gateway.reset(carried.key, ResetCode::Reset).await,
-            Ending::Lost => drop(gateway),
-        }
-        let (local, mut stream, broken) = within(carried.carry).await.unwrap();
-        assert!(broken.is_none(), "{ending:?}");
-        let mut got = lying(&mut carried.program).await;
-        assert_eq!(got.len(), 700, "{ending:?}");
-        let mut rest = vec![0; body.len() - got.len()];
-        within(stream.read_exact(&mut rest)).await.unwrap();
-        got.extend(rest);
-        assert!(got == body, "{ending:?}: bytes were lost, repeated or out of order");
-        let next = tokio::time::timeout(Duration::from_millis(1), stream.read(&mut [0; 1])).await;
-        match (ending, next) {
-            (Ending::Program, Err(_)) | (Ending::Target, Ok(Ok(0))) => {}
-            (Ending::Reset, Ok(Err(error))) => {
-                assert_eq!(StreamFailure::of(&error).unwrap().end, Some(StreamEnd::Reset));
-            }
-            (Ending::Lost, Ok(Err(error))) => assert!(StreamFailure::of(&error).is_some()),
-            (_, next) => panic!("{ending:?}: {next:?}"),
-        }
-        drop(local);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_program_that_leaves_over_unread_bytes_breaks_the_stream() {
-    let (connection, mut gateway, carried) = start(100).await;
-    gateway.write(carried.key, &pattern(1000)).await;
-    settle().await;
-    drop(carried.program);
-    let (_local, stream, broken) = within(carried.carry).await.unwrap();
-    assert_eq!(broken.unwrap().kind(), ErrorKind::BrokenPipe);
-    stream.reset();
-    let seen = within(gateway.next_deed()).await;
-    assert_eq!(seen, Seen::Reset(carried.key, ResetCode::Cancelled));
-    assert_eq!(connection.stream_count(), 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn bytes_for_a_program_that_has_gone_break_the_stream() {
-    let (_connection, mut gateway, carried) = start(100).await;
-    settle().await;
-    // Sent before the driver hears that the program has left.
-    gateway.write(carried.key, b"too late").await;
-    drop(carried.program);
-    let (_local, _stream, broken) = within(carried.carry).await.unwrap();
-    assert_eq!(broken.unwrap().kind(), ErrorKind::BrokenPipe);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_error_of_the_local_connection_is_named_once() {
-    let (connection, mut gateway, mut carried) = start(4096).await;
-    carried.program.write_all(b"half a que").await.unwrap();
-    assert_eq!(within(gateway.read(carried.key, 10)).await, b"half a que");
-    carried.watched.break_reads();
-    let (local, stream, broken) = within(carried.carry).await.unwrap();
-    assert_eq!(broken.unwrap().kind(), ErrorKind::ConnectionReset);
-    assert_eq!(connection.stream_count(), 1, "its owner decides how the stream ends");
-    stream.reset();
-    let seen = within(gateway.next_deed()).await;
-    assert_eq!(seen, Seen::Reset(carried.key, ResetCode::Cancelled));
-    assert!(local.addresses().is_some());
-    local.reset_on_drop();
-    assert!(carried.watched.was_reset.load(Ordering::SeqCst));
 }
 
 #[tokio::test(start_paused = true)]
@@ -487,42 +224,6 @@ async fn what_arrived_before_it_was_carried_goes_first() {
     assert_eq!(&got, b"before, behind");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_lost_connection_hands_back_what_it_carried() {
-    let (connection, gateway, carried) = start(4096).await;
-    drop(gateway);
-    let (_local, mut stream, broken) = within(carried.carry).await.unwrap();
-    assert!(broken.is_none(), "it was not the local connection that broke");
-    assert!(stream.read(&mut [0; 1]).await.is_err());
-    assert!(stream.write(b"x").await.is_err());
-    within(connection.closed()).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn giving_up_drops_the_local_connection_and_finishes_the_stream() {
-    let (connection, mut gateway, mut carried) = start(4096).await;
-    carried.program.write_all(b"last words").await.unwrap();
-    assert_eq!(within(gateway.read(carried.key, 10)).await, b"last words");
-    carried.carry.abort();
-    assert_eq!(within(gateway.next_deed()).await, Seen::Finish(carried.key));
-    assert_eq!(within(carried.program.read(&mut [0; 1])).await.unwrap(), 0);
-    // A target that has more to say is told that nobody listens.
-    gateway.write(carried.key, b"answer").await;
-    let seen = within(gateway.next_deed()).await;
-    assert_eq!(seen, Seen::Reset(carried.key, ResetCode::Cancelled));
-    assert_eq!(connection.stream_count(), 0, "its place is free");
-}
-
-#[tokio::test(start_paused = true)]
-async fn giving_up_over_unread_bytes_resets_the_stream() {
-    let (_connection, mut gateway, carried) = start(10).await;
-    gateway.write(carried.key, &pattern(100)).await;
-    settle().await;
-    carried.carry.abort();
-    let seen = within(gateway.next_deed()).await;
-    assert_eq!(seen, Seen::Reset(carried.key, ResetCode::Cancelled));
-}
-
 /// What comes back at once.
 async fn at_once(carry: Carry) -> (Box<dyn Local>, Stream) {
     let (local, stream, broken) =
@@ -562,20 +263,28 @@ async fn nothing_is_carried_where_one_side_is_over_or_the_protocol_has_no_credit
     assert_eq!(seen, gateway::Seen::Data(key, b"still usable".to_vec()));
 }
 
-#[tokio::test]
-async fn a_socket_is_reset_when_it_is_told_so_and_knows_its_ends() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    for is_reset in [false, true] {
-        let mut program = tokio::net::TcpStream::connect(address).await.unwrap();
-        let local: Box<dyn Local> = Box::new(listener.accept().await.unwrap().0);
-        let local: Box<dyn Local> = Box::new(local);
-        assert_eq!(local.addresses(), Some((address, program.local_addr().unwrap())));
-        if is_reset {
-            local.reset_on_drop();
-        }
-        drop(local);
-        let end = within(program.read(&mut [0; 1])).await.map_err(|error| error.kind());
-        assert_eq!(end, if is_reset { Err(ErrorKind::ConnectionReset) } else { Ok(0) });
+#[tokio::test(start_paused = true)]
+async fn a_program_that_has_spoken_already_is_heard() {
+    let (connection, mut gateway) = within(pair(4096, Settings::default())).await;
+    let (stream, key) = within(open(&connection, &mut gateway)).await;
+    let (near, mut program, _) = local(100);
+    program.write_all(b"early").await.unwrap();
+    settle().await;
+    let _carry = stream.carry(Box::new(near));
+    assert_eq!(within(gateway.next_deed()).await, Seen::Data(key, b"early".to_vec()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_with_much_to_say_waits_for_its_turn() {
+    let (connection, mut gateway, mut much) = start(1 << 20).await;
+    let mut little = carried(&connection, &mut gateway, 1 << 20).await;
+    much.watched.most_read.store(1000, Ordering::SeqCst);
+    settle().await;
+    much.program.write_all(&pattern(50_000)).await.unwrap();
+    little.program.write_all(b"a word").await.unwrap();
+    let mut before = 0;
+    while within(gateway.next_deed()).await != Seen::Data(little.key, b"a word".to_vec()) {
+        before += 1;
     }
+    assert_eq!(before, 1, "turns of the other one");
 }
