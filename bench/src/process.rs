@@ -12,8 +12,10 @@ impl Server {
     /// Starts `command` and waits until `port` accepts connections. What it says goes to the file `log`.
     pub(crate) fn start(command: &mut Command, log: &Path, port: u16) -> io::Result<Self> {
         let log = std::fs::File::create(log)?;
-        let mut server =
-            Self(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        let spawned = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        let mut server = Self(spawned.map_err(|error| {
+            io::Error::other(format!("cannot run {}: {error}", command.get_program().display()))
+        })?);
         // valgrind takes some seconds.
         let deadline = Instant::now() + Duration::from_mins(1);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
