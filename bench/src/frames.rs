@@ -4,6 +4,7 @@ use std::io;
 
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0x8e];
 const TEXT: u8 = 1;
+pub(crate) const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 /// Set where a frame is masked.
 const MASKED: u8 = 0x80;
@@ -13,7 +14,12 @@ const LENGTH_64: u8 = 0x7f;
 
 /// One masked text message in one frame.
 pub(crate) fn text_frame(payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x80 | TEXT];
+    message_frame(TEXT, payload)
+}
+
+/// One masked message in one frame; `opcode` is that of text or [`BINARY`].
+pub(crate) fn message_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0x80 | opcode];
     match payload.len() {
         length @ 0..126 => frame.push(MASKED | length as u8),
         length @ 126..0x1_0000 => {
@@ -125,9 +131,9 @@ impl Frames {
         })
     }
 
-    /// Text or a continuation of it; a gateway sends no binary messages here.
+    /// Text, binary or a continuation of them.
     fn is_data(&self) -> bool {
-        self.header[0] & 0x0f <= TEXT
+        self.header[0] & 0x0f <= BINARY
     }
 
     fn take(&mut self, piece: &[u8]) {

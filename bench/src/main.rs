@@ -1,4 +1,5 @@
-//! Measures a gateway process: handshakes, JSON echo next to a plain TLS echo and a TLS relay, idle sessions.
+//! Measures a gateway process: handshakes, JSON echo next to a plain TLS echo and a TLS relay, idle sessions;
+//! and gateway and client as a tunnel, next to other tunnels.
 //!
 //! `bench/run` builds what is needed and calls this. The load generator, the stub backend and the
 //! relay's echo are in this process, so that the gateway's CPU time and memory are its own.
@@ -15,6 +16,7 @@ mod report;
 mod rig;
 mod samples;
 mod session;
+mod tunnel;
 
 use clap::Parser;
 use rig::Rig;
@@ -40,9 +42,9 @@ struct Args {
     /// One short round that only shows that everything runs
     #[arg(long)]
     smoke: bool,
-    /// Rounds; each runs every measurement once
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    rounds: usize,
+    /// Rounds; each runs every measurement once [default: 3, with --tunnel 5]
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
     /// Length of a measurement under load
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0)]
     seconds: f64,
@@ -52,12 +54,20 @@ struct Args {
     /// Count the gateway's instructions for each message under valgrind instead
     #[arg(long)]
     instructions: bool,
+    #[command(flatten)]
+    tunnel: tunnel::Options,
     /// Be the plain TLS echo on this port
     #[arg(long, value_name = "PORT", requires = "folder", hide = true)]
     tls_echo: Option<u16>,
     /// Where the certificate of the plain TLS echo is
     #[arg(long, value_name = "DIR", hide = true)]
     folder: Option<PathBuf>,
+}
+
+impl Args {
+    fn measured(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds.clamp(0.1, 60.0))
+    }
 }
 
 /// What is measured, and for how long.
@@ -74,9 +84,8 @@ impl Plan {
             let (warm_up, measured) = (Duration::from_millis(100), Duration::from_millis(400));
             return Self { rounds: 1, warm_up, measured, idle_counts: &[200] };
         }
-        let measured = Duration::from_secs_f64(args.seconds.clamp(0.1, 60.0));
-        let warm_up = Duration::from_millis(500);
-        Self { rounds: args.rounds, warm_up, measured, idle_counts: &[1000, 5000] }
+        let (measured, warm_up) = (args.measured(), Duration::from_millis(500));
+        Self { rounds: args.rounds.unwrap_or(3), warm_up, measured, idle_counts: &[1000, 5000] }
     }
 }
 
@@ -99,7 +108,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> io::Result<String> {
-    allow_many_files()?;
+    let file_limit = allow_many_files()?;
     tokio::runtime::Runtime::new()?.block_on(async {
         if let (Some(port), Some(folder)) = (args.tls_echo, &args.folder) {
             return plain::serve_tls(port, folder).await.map(|()| String::new());
@@ -109,32 +118,44 @@ fn run(args: &Args) -> io::Result<String> {
         if args.instructions {
             return instructions::markdown(&rig).await;
         }
-        let plan = Plan::new(args);
         let mut samples = Samples::default();
-        // Every round runs everything, so that a machine that slows down slows all figures alike.
-        for _ in 0..plan.rounds {
-            measure_handshakes(&rig, &plan, &mut samples).await?;
-            for payload in PAYLOADS {
-                measure_echo(&rig, &plan, payload, &mut samples).await?;
-            }
-            for &count in plan.idle_counts {
-                measure_idle(&rig, count, &mut samples).await?;
-            }
+        let mut page = report::machine(rig.haproxy()) + "\n\n";
+        if !args.tunnel.tunnel {
+            let plan = Plan::new(args);
+            measure(&rig, &plan, &mut samples).await?;
+            page += &report::markdown(&samples, plan.idle_counts);
+            page += "\n";
         }
-        Ok(if args.json {
-            samples.to_json().to_string()
-        } else {
-            report::markdown(&samples, &report::machine(rig.haproxy()), plan.idle_counts)
-        })
+        if args.tunnel.tunnel || args.smoke {
+            let plan = tunnel::Plan::new(&args.tunnel, args.smoke, args.rounds, args.measured());
+            tunnel::run(&rig, &plan, file_limit, &mut samples).await?;
+            page += &tunnel::markdown(&samples, &plan);
+        }
+        Ok(if args.json { samples.to_json().to_string() } else { page })
     })
 }
 
-/// Each session is a descriptor here and one in the gateway, which inherits the limit.
-fn allow_many_files() -> io::Result<()> {
+/// Every round runs everything, so that a machine that slows down slows all figures alike.
+async fn measure(rig: &Rig, plan: &Plan, samples: &mut Samples) -> io::Result<()> {
+    for _ in 0..plan.rounds {
+        measure_handshakes(rig, plan, samples).await?;
+        for payload in PAYLOADS {
+            measure_echo(rig, plan, payload, samples).await?;
+        }
+        for &count in plan.idle_counts {
+            measure_idle(rig, count, samples).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Each session is a descriptor here and one in the gateway, which inherits the limit; gives that.
+fn allow_many_files() -> io::Result<Option<u64>> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    Ok(setrlimit(Resource::Nofile, limit)?)
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(limit.current)
 }
 
 async fn measure_handshakes(rig: &Rig, plan: &Plan, samples: &mut Samples) -> io::Result<()> {

@@ -24,6 +24,14 @@ pub(crate) async fn start_echo() -> io::Result<SocketAddr> {
 
 /// Echoes over TLS until the process is ended; the certificate is in `folder`.
 pub(crate) async fn serve_tls(port: u16, folder: &Path) -> io::Result<()> {
+    let acceptor = acceptor(folder)?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
+    accept(listener, move |stream| acceptor.accept(stream)).await;
+    Ok(())
+}
+
+/// A TLS server on the gateway's TLS library, with the certificate in `folder`.
+pub(crate) fn acceptor(folder: &Path) -> io::Result<TlsAcceptor> {
     let certificate = CertificateDer::from_pem_file(folder.join("cert.pem"));
     let key = PrivateKeyDer::from_pem_file(folder.join("key.pem"));
     let config = ServerConfig::builder()
@@ -33,10 +41,7 @@ pub(crate) async fn serve_tls(port: u16, folder: &Path) -> io::Result<()> {
             key.map_err(io::Error::other)?,
         )
         .map_err(io::Error::other)?;
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    accept(listener, move |stream| acceptor.accept(stream)).await;
-    Ok(())
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 async fn accept<S, F>(listener: TcpListener, prepare: impl Fn(TcpStream) -> F)

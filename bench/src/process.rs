@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 pub(crate) struct Server(Child);
 
 impl Server {
-    /// Starts `command` and waits until `port` accepts connections.
+    /// Starts `command` and waits until `port` accepts connections. What it says goes to the file `log`.
     pub(crate) fn start(command: &mut Command, log: &Path, port: u16) -> io::Result<Self> {
         let log = std::fs::File::create(log)?;
-        let mut server =
-            Self(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        let spawned = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        let mut server = Self(spawned.map_err(|error| {
+            io::Error::other(format!("cannot run {}: {error}", command.get_program().display()))
+        })?);
         // valgrind takes some seconds.
         let deadline = Instant::now() + Duration::from_mins(1);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -78,10 +80,16 @@ pub(crate) struct Used {
 
 impl Usage {
     pub(crate) fn of(server: &Server) -> io::Result<Self> {
+        Self::beside(server, None)
+    }
+
+    /// With another process that belongs to the measurement, though not to the server's figures.
+    pub(crate) fn beside(server: &Server, other: Option<&Server>) -> io::Result<Self> {
+        let other = other.map_or(Ok(0.0), |other| process_seconds(&other.pid().to_string()))?;
         Ok(Self {
             at: Instant::now(),
             server: process_seconds(&server.pid().to_string())?,
-            own: process_seconds("self")?,
+            own: process_seconds("self")? + other,
             machine: machine_seconds()?,
         })
     }

@@ -10,9 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// All that was measured, as Markdown.
-pub(crate) fn markdown(samples: &Samples, machine: &str, idle_counts: &[usize]) -> String {
-    let mut page = format!("{machine}\n\n");
-    page += &handshakes(samples);
+pub(crate) fn markdown(samples: &Samples, idle_counts: &[usize]) -> String {
+    let mut page = handshakes(samples);
     page += &echo(samples);
     page += &idle(samples, idle_counts);
     let foreign = samples.largest("foreign").unwrap_or_default() * 100.0;
@@ -103,7 +102,8 @@ fn idle(samples: &Samples, counts: &[usize]) -> String {
     table("Resident memory of idle sessions, a fresh gateway each time.", &head, &rows)
 }
 
-fn table(words: &str, head: &[&str], rows: &[Vec<String>]) -> String {
+/// `words`, and a table whose first column is text and the others figures.
+pub(crate) fn table(words: &str, head: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let rule = format!("| --- |{}\n", " ---: |".repeat(head.len() - 1));

@@ -38,6 +38,14 @@ impl Rig {
         self.haproxy.as_deref()
     }
 
+    pub(crate) fn program(&self) -> &Path {
+        &self.gateway
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -48,6 +56,29 @@ impl Rig {
         key_exchange: KeyExchange,
         wrapper: &[&str],
     ) -> io::Result<(Server, Endpoint)> {
+        self.gateway_with(key_exchange, wrapper, &[])
+    }
+
+    /// A fresh gateway that connects to targets on this machine, as many as are asked for.
+    pub(crate) fn direct_gateway(&self) -> io::Result<(Server, Endpoint)> {
+        let settings = [
+            ("GATEWAY_UPSTREAM_MODE", "direct"),
+            ("GATEWAY_EGRESS_ALLOW", "127.0.0.0/8"),
+            ("GATEWAY_MAX_STREAMS", "20000"),
+            ("GATEWAY_MAX_STREAM_OPENS_PER_SECOND", "0"),
+            ("GATEWAY_LOG_LEVEL", "warn"),
+            // Idle clients are asked for a sign of life only after the measurement.
+            ("GATEWAY_KEEPALIVE_INTERVAL", "1h"),
+        ];
+        self.gateway_with(KeyExchange::X25519, &[], &settings)
+    }
+
+    fn gateway_with(
+        &self,
+        key_exchange: KeyExchange,
+        wrapper: &[&str],
+        settings: &[(&str, &str)],
+    ) -> io::Result<(Server, Endpoint)> {
         let port = free_port()?;
         let mut words = wrapper.iter().map(PathBuf::from).chain([self.gateway.clone()]);
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -57,7 +88,8 @@ impl Rig {
             .env("GATEWAY_LISTEN_ADDR", format!("127.0.0.1:{port}"))
             .env("GATEWAY_TLS_CERT_PATH", self.path("cert.pem"))
             .env("GATEWAY_TLS_KEY_PATH", self.path("key.pem"))
-            .env("BACKEND_BASE_URL", format!("http://{}", self.backend));
+            .env("BACKEND_BASE_URL", format!("http://{}", self.backend))
+            .envs(settings.iter().copied());
         let server = Server::start(&mut command, &self.path("gateway.log"), port)?;
         Ok((server, self.endpoint(port, key_exchange)?))
     }
@@ -87,12 +119,14 @@ impl Rig {
         Ok(Some((server, self.endpoint(port, KeyExchange::X25519)?)))
     }
 
-    fn endpoint(&self, port: u16, key_exchange: KeyExchange) -> io::Result<Endpoint> {
+    /// Where a TLS server with the rig's certificate is.
+    pub(crate) fn endpoint(&self, port: u16, key_exchange: KeyExchange) -> io::Result<Endpoint> {
         let address = (Ipv4Addr::LOCALHOST, port).into();
         Endpoint::new(address, self.certificate.clone(), key_exchange)
     }
 }
 
-fn free_port() -> io::Result<u16> {
+/// A port that nobody uses yet.
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

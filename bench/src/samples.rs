@@ -13,14 +13,13 @@ impl Samples {
     }
 
     pub(crate) fn median(&self, name: &str) -> Option<f64> {
-        let mut values = self.0.get(name)?.clone();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        match values.len() {
-            0 => None,
-            odd if odd % 2 == 1 => Some(values[middle]),
-            _ => Some(f64::midpoint(values[middle - 1], values[middle])),
-        }
+        median(self.0.get(name)?.clone())
+    }
+
+    /// The median of the rounds' ratios, which a machine that slows down between rounds leaves alone.
+    pub(crate) fn ratio(&self, name: &str, to: &str) -> Option<f64> {
+        let both = self.0.get(name)?.iter().zip(self.0.get(to)?);
+        median(both.map(|(value, other)| value / other).collect())
     }
 
     pub(crate) fn largest(&self, name: &str) -> Option<f64> {
@@ -45,6 +44,16 @@ impl Samples {
     }
 }
 
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +69,16 @@ mod tests {
         samples.add("x", 9.0);
         assert_eq!(samples.cell("x", 0), "3 (1–9)");
         assert_eq!(samples.largest("x"), Some(9.0));
+    }
+
+    #[test]
+    fn a_ratio_is_taken_within_each_round() {
+        let mut samples = Samples::default();
+        for (ours, other) in [(1.0, 2.0), (30.0, 20.0), (4.0, 4.0)] {
+            samples.add("ours", ours);
+            samples.add("other", other);
+        }
+        assert_eq!(samples.ratio("ours", "other"), Some(1.0));
+        assert_eq!(samples.ratio("ours", "absent"), None);
     }
 }

@@ -1,6 +1,6 @@
-//! One session with a gateway, over its JSON protocol.
+//! One session with a gateway.
 
-use crate::frames::{Frames, text_frame};
+use crate::frames::{BINARY, Frames, message_frame, text_frame};
 use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite, kx_group};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -70,6 +70,10 @@ impl Endpoint {
         Ok(Self { address, tls: TlsConnector::from(Arc::new(config)) })
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
         let tcp = TcpStream::connect(self.address).await?;
         tcp.set_nodelay(true)?;
@@ -88,16 +92,31 @@ pub(crate) struct Session {
 impl Session {
     /// TCP, TLS, upgrade, `hello`, until `auth_result` lets the device in.
     pub(crate) async fn open(endpoint: &Endpoint, device: &str) -> io::Result<Self> {
+        let mut session = Self::upgraded(endpoint).await?;
+        session.hello(device, &[]).await?;
+        Ok(session)
+    }
+
+    async fn upgraded(endpoint: &Endpoint) -> io::Result<Self> {
         let stream = endpoint.connect().await?;
         let frames = Frames::new(false, usize::MAX);
         let mut session = Self { stream, frames, messages: VecDeque::new() };
         session.upgrade().await?;
-        session.send(&json!({"type": "hello", "device_id": device, "token": "bench"})).await?;
-        let answer: Value = serde_json::from_slice(&session.message().await?)?;
+        Ok(session)
+    }
+
+    /// Gives the `auth_result` that lets the device in.
+    async fn hello(&mut self, device: &str, capabilities: &[&str]) -> io::Result<Value> {
+        let mut hello = json!({"type": "hello", "device_id": device, "token": "bench"});
+        if !capabilities.is_empty() {
+            hello["capabilities"] = json!(capabilities);
+        }
+        self.send(&hello).await?;
+        let answer: Value = serde_json::from_slice(&self.message().await?)?;
         if answer["type"] != "auth_result" || answer["allowed"] != true {
             return Err(io::Error::other(format!("the gateway does not let us in: {answer}")));
         }
-        Ok(session)
+        Ok(answer)
     }
 
     async fn upgrade(&mut self) -> io::Result<()> {
@@ -120,7 +139,16 @@ impl Session {
     }
 
     pub(crate) async fn send(&mut self, message: &Value) -> io::Result<()> {
-        self.stream.write_all(&text_frame(message.to_string().as_bytes())).await?;
+        self.write(&text_frame(message.to_string().as_bytes())).await
+    }
+
+    /// Sends binary frames as one message.
+    pub(crate) async fn send_binary(&mut self, frames: &[u8]) -> io::Result<()> {
+        self.write(&message_frame(BINARY, frames)).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await?;
         self.stream.flush().await
     }
 
@@ -155,6 +183,16 @@ impl Session {
             return Err(io::Error::other(format!("the echo differs: {words}")));
         }
         Ok(())
+    }
+
+    /// As [`open`](Self::open), and both sides send binary frames from then on.
+    pub(crate) async fn open_v2(endpoint: &Endpoint, device: &str) -> io::Result<Self> {
+        let mut session = Self::upgraded(endpoint).await?;
+        let answer = session.hello(device, &["v2"]).await?;
+        if answer["capabilities"] != json!(["v2"]) {
+            return Err(io::Error::other(format!("the gateway does not speak v2: {answer}")));
+        }
+        Ok(session)
     }
 
     /// The bare stream and the reader of its frames; no message may be under way.

@@ -194,6 +194,54 @@ def test_a_stuck_target_gets_no_more_credit_and_holds_up_nobody(device):
         device.pump(lambda: len(device.streams[stream].received) == 20 * 65_536)
 
 
+def test_what_waits_is_on_a_gauge_and_leaves_it(gateway):
+    def waits():
+        return gateway.metric("target_queue_bytes")
+
+    gate = threading.Event()
+
+    def gated(connection):
+        gate.wait(30)
+        Sink()(connection)
+
+    with Target(gated) as target, Target(silent) as stuck:
+        with enter(gateway) as device:
+            stream = device.open(target.address)
+            device.pump(lambda: device.streams[stream].opened)
+            assert waits() == 0
+            fill(device, stream)
+            # The sockets in between hold the rest.
+            eventually(lambda: waits() >= 32_768, what="bytes that the target does not take")
+            gate.set()
+            eventually(lambda: waits() == 0, what="nothing, once the target takes them")
+            fill(device, device.open(stuck.address))
+            eventually(lambda: waits() >= 32_768, what="bytes for the next target")
+        eventually(lambda: waits() == 0, what="nothing, once the session is gone")
+
+
+def test_what_a_client_does_not_read_is_on_a_gauge(gateway):
+    with Target(source(bytes(1 << 26))) as target:
+        with enter(gateway) as device:
+            stream = device.open(target.address)
+            # So much credit that the sockets in between cannot hold it.
+            for granted in (stream, 0):
+                device.grant(granted, 1 << 26)
+            eventually(lambda: gateway.metric("client_queue_bytes") >= 65_536, what="bytes that the client does not take")
+        eventually(lambda: gateway.metric("client_queue_bytes") == 0, what="nothing, once the session is gone")
+
+
+def test_windows_take_from_their_budget_and_give_back(gateway):
+    with Target(Sink()) as target:
+        with enter(gateway) as device:
+            stream = device.open(target.address)
+            device.pump(lambda: device.streams[stream].opened)
+            for _ in range(100):
+                device.write(stream, b"x" * 65_536)
+            device.round_trip()
+            assert 0 < gateway.metric("window_growth_bytes") <= 16 << 20
+        eventually(lambda: gateway.metric("window_growth_bytes") == 0, what="nothing, once the session is gone")
+
+
 def test_of_what_stuck_targets_hold_a_bounded_part_outlives_the_session(gateway):
     gate, sinks = threading.Event(), []
 

@@ -144,6 +144,8 @@ fn answer_admin(gateway: &Context, request: &Request<Incoming>) -> Answer {
     }
     if is_metrics {
         let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+        let growth = config.window_budget_bytes.saturating_sub(gateway.window_budget.left());
+        gateway.metrics.window_growth.set(i64::try_from(growth).unwrap_or(i64::MAX));
         let (content_type, body) = gateway.metrics.encode(accept);
         return text(StatusCode::OK, content_type, body);
     }

@@ -2,6 +2,7 @@
 
 use crate::connection::ConnectionEnd;
 use crate::state::{Effects, State, Step};
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +10,14 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio::time::{Sleep, sleep_until};
+
+/// Places of a list of wakers that is kept for the next time.
+const MAX_SPARE: usize = 64;
+
+thread_local! {
+    /// An empty list of wakers, so that waking somebody does not cost an allocation.
+    static SPARE: Cell<Vec<Waker>> = const { Cell::new(Vec::new()) };
+}
 
 /// What the driver, the connection's owner and the streams share.
 pub(crate) struct Shared {
@@ -25,10 +34,20 @@ impl Shared {
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = act(&mut state);
-        let Effects { has_work, wakes, has_changed } = std::mem::take(&mut state.effects);
+        let Effects { has_work, wakes, has_changed } = &mut state.effects;
+        let (has_work, has_changed) = (std::mem::take(has_work), std::mem::take(has_changed));
+        let mut wakes = if wakes.is_empty() {
+            Vec::new()
+        } else {
+            std::mem::replace(wakes, SPARE.try_with(Cell::take).unwrap_or_default())
+        };
         let driver = if has_work { state.driver.take() } else { None };
         drop(state);
-        wakes.into_iter().for_each(Waker::wake);
+        wakes.drain(..).for_each(Waker::wake);
+        if (1..=MAX_SPARE).contains(&wakes.capacity()) {
+            // A thread that is ending needs no spare list.
+            let _ = SPARE.try_with(|spare| spare.set(wakes));
+        }
         if let Some(driver) = driver {
             driver.wake();
         }

@@ -13,6 +13,7 @@ mod datagram_queue;
 mod datagrams;
 mod driver;
 mod link;
+mod owned;
 mod ready;
 mod state;
 mod stream;

@@ -12,6 +12,7 @@
 mod bucket;
 mod client;
 mod code;
+mod input;
 pub mod json;
 mod keepalive;
 mod limits;
@@ -25,10 +26,11 @@ pub mod v2;
 pub use bucket::Bucket;
 pub use client::{ClientInput, ClientSession, OpenError};
 pub use code::{CloseCause, ErrorCode, StreamEnd, StreamRefusal};
+pub use input::{Input, Verdict};
 pub use keepalive::{KeepAlive, KeepAliveAction};
 pub use limits::Limits;
 pub use outbox::Outbox;
-pub use session::{Input, Session, Verdict};
+pub use session::Session;
 pub use streams::StreamKey;
 pub use target::{Host, Target, TargetError};
 

@@ -1,6 +1,7 @@
 //! The gateway's side of one session.
 
-use crate::json::{self, AuthResult, Bad, Frame, Hello};
+use crate::input::{Input, Verdict};
+use crate::json::{self, AuthResult, Bad, Frame};
 use crate::streams::{Crossing, Streams};
 use crate::{
     Bucket, CAPABILITIES, CAPABILITY_GO_AWAY, CAPABILITY_OPEN_ACK, CAPABILITY_V2, CloseCause,
@@ -49,69 +50,6 @@ struct Active {
     streams: Streams,
     opens: Bucket,
     errors: Bucket,
-}
-
-/// What a message of the client asks of the gateway.
-#[derive(Debug, PartialEq)]
-pub enum Input<'m> {
-    /// Nothing; it was answered or needs no answer.
-    Nothing,
-    /// Ask the backend, then call [`Session::handle_verdict`]. Read no further message before.
-    Hello(Hello<'m>),
-    /// Open an upstream; the stream is reserved. Answer with [`Session::opened`] or [`Session::end`].
-    Open {
-        /// The new stream.
-        stream: StreamKey,
-        /// The target as the client wrote it, at most [`Limits::MAX_TARGET`] bytes.
-        target: Option<Cow<'m, str>>,
-    },
-    /// Pass the payload on to the stream's upstream.
-    Data {
-        /// An open stream.
-        stream: StreamKey,
-        /// The decoded payload; may be empty.
-        data: &'m [u8],
-    },
-    /// The client is done with the stream; it is already freed here. What was received for it
-    /// before is still to be delivered.
-    Close {
-        /// The stream that was.
-        stream: StreamKey,
-    },
-    /// The message was refused with an `error` of this code; the session lives on.
-    Refused {
-        /// The code of the answer.
-        code: ErrorCode,
-        /// Which rule refused it, when it was well-formed.
-        refusal: Option<StreamRefusal>,
-    },
-    /// Flush what is queued, then close the connection.
-    Fatal(CloseCause),
-}
-
-/// What the backend said of a `hello`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict<'a> {
-    /// The device may enter.
-    Allowed {
-        /// The new session's UUID.
-        session_id: &'a str,
-        /// What the backend says of the subscription.
-        subscription_status: Option<&'a str>,
-    },
-    /// The device may not enter, or the backend failed.
-    Refused {
-        /// Why, for the client.
-        reason: &'a str,
-        /// What the backend says of the subscription.
-        subscription_status: Option<&'a str>,
-    },
-    /// The device may enter, but there is no way out for its streams: an `error`
-    /// `outline_unavailable` in place of an `auth_result`.
-    Unavailable {
-        /// Why, for the client.
-        reason: &'a str,
-    },
 }
 
 impl Session {

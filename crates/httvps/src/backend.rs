@@ -1,217 +1,38 @@
 //! `httvps backend`: the reference backend and its file of devices.
 
+mod args;
 mod nodes;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Subcommand};
-use httvps_backend::{
-    Backend, Device, DeviceId, EndChange, FileError, GatewaySecret, NewDevice, ServeOptions, Store,
-    StoreError, SubscriptionEnd, SubscriptionStatus, Token, serve,
+use args::{
+    AddArgs, BackendCommand, ListArgs, RemoveArgs, RotateArgs, ServeArgs, StatusArgs, Until,
 };
-use httvps_gateway::log::{self, LogFormat, LogLevel};
+use httvps_backend::{
+    Backend, Device, EndChange, FileError, GatewaySecret, NewDevice, ServeOptions, Store,
+    StoreError, SubscriptionEnd, Token, serve,
+};
+use httvps_gateway::log;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::signals;
+
+pub(crate) use args::BackendArgs;
 
 /// The environment variable with the secret that gateways must show.
 const SECRET_VARIABLE: &str = "BACKEND_GATEWAY_SECRET";
 
 /// Largest secret file, in bytes; a header could not carry more.
 const MAX_SECRET_LEN: u64 = 8 * 1024;
-
-const EXAMPLES: &str = "\
-Examples:
-  # The first device makes the file; its token is shown this once
-  httvps backend add-device --devices devices.json --device-id laptop-anna
-
-  # Serve it to a gateway on the same host (BACKEND_BASE_URL=http://127.0.0.1:8081)
-  httvps backend serve --devices devices.json
-
-  # A trial through the end of January, and its end before time
-  httvps backend add-device --device-id phone-ben --user 8 --status trialing --until 2027-01-31
-  httvps backend set-status --device-id phone-ben --status canceled
-
-  # An Outline node for the devices that ask for the region eu; its key comes by standard input
-  httvps backend add-node --node-id fra-1 --region eu --host 192.0.2.10 --port 8388 \\
-    --access-url-file - <key.txt
-
-  # A token straight into a private file, for httvps connect --token-file
-  (umask 077; httvps backend add-device --json | jq -r .token > token.txt)
-
-Changes are served within about a second, without a restart.
-Exit status: 0 done, 1 failed, 2 wrong usage.";
-
-/// Run a small subscription backend over a file of devices
-///
-/// For operators who have no backend of their own, and for tests. It serves the API that the
-/// gateway asks (validate-device and the rest) over HTTP, from one JSON file: device, owner,
-/// subscription, and the SHA-256 of a token. Only the statuses `active` and `trialing` let a device
-/// in, and only until the subscription's end.
-#[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
-pub(crate) struct BackendArgs {
-    #[command(subcommand)]
-    command: BackendCommand,
-}
-
-#[derive(Subcommand, Debug)]
-enum BackendCommand {
-    Serve(ServeArgs),
-    AddDevice(AddArgs),
-    ListDevices(ListArgs),
-    SetStatus(StatusArgs),
-    RotateToken(RotateArgs),
-    RemoveDevice(RemoveArgs),
-    AddNode(nodes::AddArgs),
-    ListNodes(nodes::ListArgs),
-    SetNode(nodes::SetArgs),
-    RemoveNode(nodes::RemoveArgs),
-}
-
-/// Serve the backend API over HTTP
-///
-/// Follows changes of the file; a broken file is reported and the last good copy answers on. Speaks
-/// plain HTTP: keep it on loopback or a private network. The secret that gateways must show in
-/// `X-Internal-Secret` comes from `--secret-file` or from `BACKEND_GATEWAY_SECRET`.
-#[derive(Args, Debug)]
-struct ServeArgs {
-    /// Address and port to listen on; port 0 takes a free one
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8081")]
-    listen: String,
-    /// File with the secret that gateways must show; wins over `BACKEND_GATEWAY_SECRET`
-    #[arg(long, value_name = "FILE")]
-    secret_file: Option<PathBuf>,
-    /// Least level to log, on standard output
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = log_levels())]
-    log_level: LogLevel,
-    /// Shape of the log lines
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = log_formats())]
-    log_format: LogFormat,
-    #[command(flatten)]
-    file: DevicesFile,
-}
-
-/// Add a device and show its fresh token once
-///
-/// Makes the file if there is none. The token is in no other place: who loses it needs
-/// rotate-token.
-#[derive(Args, Debug)]
-struct AddArgs {
-    /// Name of the device: up to 128 printable characters [default: a random one]
-    #[arg(long, value_name = "ID")]
-    device_id: Option<DeviceId>,
-    /// Number of the owner
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    user: u64,
-    /// Subscription status; active and trialing let the device in
-    #[arg(long, value_name = "STATUS", default_value = "active")]
-    status: SubscriptionStatus,
-    /// End of the subscription: a date (its last day, UTC), a UTC time such as
-    /// 2027-01-31T12:00:00Z, or never
-    #[arg(long, value_name = "DATE", default_value = "never", value_parser = parse_until)]
-    until: Until,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    file: DevicesFile,
-}
-
-/// List the devices, without anything secret
-#[derive(Args, Debug)]
-struct ListArgs {
-    /// Print a JSON array
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    file: DevicesFile,
-}
-
-/// Set the subscription of a device
-#[derive(Args, Debug)]
-struct StatusArgs {
-    /// Name of the device
-    #[arg(long, value_name = "ID")]
-    device_id: String,
-    /// New status; active and trialing let the device in
-    #[arg(long, value_name = "STATUS")]
-    status: SubscriptionStatus,
-    /// New end: a date (its last day, UTC), a UTC time such as 2027-01-31T12:00:00Z, or never
-    /// [default: stays as it is]
-    #[arg(long, value_name = "DATE", value_parser = parse_until)]
-    until: Option<Until>,
-    #[command(flatten)]
-    file: DevicesFile,
-}
-
-/// Give a device a fresh token and show it once; the old one stops working
-#[derive(Args, Debug)]
-struct RotateArgs {
-    /// Name of the device
-    #[arg(long, value_name = "ID")]
-    device_id: String,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    file: DevicesFile,
-}
-
-/// Remove a device
-#[derive(Args, Debug)]
-struct RemoveArgs {
-    /// Name of the device
-    #[arg(long, value_name = "ID")]
-    device_id: String,
-    #[command(flatten)]
-    file: DevicesFile,
-}
-
-#[derive(Args, Debug)]
-struct DevicesFile {
-    /// The file of devices
-    #[arg(long, value_name = "FILE", default_value = "devices.json")]
-    devices: PathBuf,
-}
-
-/// The end of a subscription as it is given on the command line.
-#[derive(Clone, Debug)]
-enum Until {
-    Never,
-    At(SubscriptionEnd),
-}
-
-fn parse_until(text: &str) -> Result<Until, String> {
-    match text {
-        "never" => Ok(Until::Never),
-        text => text.parse().map(Until::At).map_err(|problem| format!("{problem}, or never")),
-    }
-}
-
-fn log_levels() -> impl TypedValueParser<Value = LogLevel> {
-    PossibleValuesParser::new(["debug", "info", "warn", "error"]).map(|name| match name.as_str() {
-        "debug" => LogLevel::Debug,
-        "warn" => LogLevel::Warn,
-        "error" => LogLevel::Error,
-        _ => LogLevel::Info,
-    })
-}
-
-fn log_formats() -> impl TypedValueParser<Value = LogFormat> {
-    PossibleValuesParser::new(["json", "text"]).map(|name| match name.as_str() {
-        "json" => LogFormat::Json,
-        _ => LogFormat::Text,
-    })
-}
 
 /// Runs the subcommand; `serve` makes a runtime of its own and blocks until SIGINT or SIGTERM, of
 /// which a second one ends it at once.
@@ -545,133 +366,4 @@ fn read_secret(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 8 KiB"));
     }
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::{CommandFactory, Parser};
-    use httvps_backend::Verdict;
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        backend: BackendArgs,
-    }
-
-    /// Runs `httvps backend …` on the file `devices.json` in `directory`.
-    pub(super) fn call(directory: &Path, line: &str) -> Result<String, Failure> {
-        let devices = directory.join("devices.json").display().to_string();
-        let words = ["backend"].into_iter().chain(line.split(' ')).chain(["--devices", &devices]);
-        let line = Line::try_parse_from(words).unwrap();
-        let mut out = Vec::new();
-        execute(line.backend.command, &mut out).map(|()| String::from_utf8(out).unwrap())
-    }
-
-    pub(super) fn json(text: &str) -> Value {
-        serde_json::from_str(text).unwrap()
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Line::command().debug_assert();
-    }
-
-    #[test]
-    fn a_token_is_shown_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let call = |line: &str| call(directory.path(), line).unwrap();
-        let shown = call("add-device --device-id anna --user 7");
-        let token = shown
-            .lines()
-            .find_map(|line| line.trim().strip_prefix("token:"))
-            .map(|token| token.trim().to_owned())
-            .unwrap();
-        assert_eq!(token.len(), 64);
-        assert_eq!(shown.matches(&token).count(), 1);
-        for line in
-            ["list-devices", "list-devices --json", "set-status --device-id anna --status x"]
-        {
-            assert!(!call(line).contains(&token), "{line}");
-        }
-        let rotated = json(&call("rotate-token --device-id anna --json"));
-        call("set-status --device-id anna --status active");
-        let backend = Backend::load(directory.path().join("devices.json")).unwrap();
-        let is_let_in = |token: &str| {
-            matches!(backend.validate("anna", token), Verdict::Allowed { user_id: 7, .. })
-        };
-        assert!(is_let_in(rotated["token"].as_str().unwrap()));
-        assert!(!is_let_in(&token));
-    }
-
-    #[test]
-    fn devices_are_added_listed_changed_and_removed() {
-        let directory = tempfile::tempdir().unwrap();
-        let call = |line: &str| call(directory.path(), line).unwrap();
-        let added = json(&call("add-device --json --status trialing --until 2020-01-31"));
-        assert_eq!(added["subscription_end"], "2020-01-31");
-        assert_eq!(added["allowed"], false);
-        let id = added["device_id"].as_str().unwrap();
-        call("add-device --device-id anna --user 7");
-        let table = call("list-devices");
-        let rows: Vec<Vec<_>> =
-            table.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(
-            rows,
-            [
-                vec!["DEVICE", "USER", "STATUS", "UNTIL", "ALLOWED"],
-                vec![id, "1", "trialing", "2020-01-31", "no"],
-                vec!["anna", "7", "active", "never", "yes"],
-            ]
-        );
-        let set = call(&format!("set-status --device-id {id} --status active --until never"));
-        assert!(set.contains("is let in"), "{set}");
-        call("remove-device --device-id anna");
-        let listed = json(&call("list-devices --json"));
-        assert_eq!(listed.as_array().unwrap().len(), 1);
-        assert_eq!(listed[0]["allowed"], true);
-        assert_eq!(listed[0]["subscription_end"], Value::Null);
-    }
-
-    #[test]
-    fn failures_name_what_and_the_way_out() {
-        let directory = tempfile::tempdir().unwrap();
-        let fail = |line: &str| call(directory.path(), line).unwrap_err();
-        for line in ["serve", "list-devices", "remove-device --device-id anna"] {
-            let failure = fail(line);
-            assert!(failure.message.contains("does not exist"), "{}", failure.message);
-            assert!(failure.message.contains("httvps backend add-device --devices"));
-            assert_eq!(failure.code, 1);
-        }
-        call(directory.path(), "add-device --device-id anna").unwrap();
-        for (line, what, code) in [
-            ("add-device --device-id anna", "exists already", 1),
-            ("rotate-token --device-id berta", "no device \"berta\"", 1),
-            ("serve --listen nonsense", "cannot listen on \"nonsense\"", 2),
-            ("serve --secret-file /dev/null", "the secret is empty", 2),
-            ("serve --secret-file /nonexistent", "--secret-file /nonexistent", 2),
-        ] {
-            let failure = fail(line);
-            assert!(failure.message.contains(what), "{line}: {}", failure.message);
-            assert_eq!(failure.message.lines().count(), 2, "{line}");
-            assert_eq!(failure.code, code, "{line}");
-        }
-    }
-
-    #[test]
-    fn wrong_values_are_refused_by_the_command_line() {
-        for line in [
-            "add-device --until tomorrow",
-            "add-device --status Active!",
-            "add-device --device-id é",
-            "add-device --user -1",
-            "set-status --device-id anna",
-            "remove-device",
-            "serve --secret s3cret",
-        ] {
-            let words = ["backend"].into_iter().chain(line.split(' '));
-            assert!(Line::try_parse_from(words).is_err(), "{line}");
-        }
-    }
 }

@@ -3,9 +3,10 @@
 //! The reference page, the example YAML, `--help`, the parsing and the [`Config`] struct all come
 //! from here.
 
+use super::choice::Choice;
 use super::kind::{
-    Address, Choice, Endpoint, File, Hidden, Maybe, Networks, Origins, Route, Size, Switch, Time,
-    Url, Whole, YamlFile,
+    Address, Endpoint, File, Hidden, Maybe, Networks, Origins, Route, Size, Switch, Time, Url,
+    Whole, YamlFile,
 };
 use super::listen::ListenAddr;
 use super::secret::Secret;

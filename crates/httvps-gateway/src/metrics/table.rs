@@ -72,6 +72,12 @@ families! {
     active_sessions: Gauge = "httvps_gateway_active_sessions";
     /// Streams that are open.
     active_streams: Gauge = "httvps_gateway_active_streams";
+    /// Bytes that clients sent and that wait for their targets, in both formats.
+    target_queue: Gauge = "httvps_gateway_target_queue_bytes";
+    /// Bytes that wait until clients take them: frames of what targets sent, and answers.
+    client_queue: Gauge = "httvps_gateway_client_queue_bytes";
+    /// What windows have grown by, of `GATEWAY_WINDOW_BUDGET_BYTES`.
+    window_growth: Gauge = "httvps_gateway_window_growth_bytes";
     /// Handshakes that came to a verdict, by what became of them.
     handshakes: Counts<HandshakeResult> = "httvps_gateway_handshakes_total";
     /// Time from accept to the verdict in seconds.

@@ -150,7 +150,12 @@ impl Active {
 
     /// Runs the session to its end, then closes the connection so that the client reads why.
     pub(super) async fn run(mut self: Box<Self>, connection: OpenConnection) {
-        let end = poll_fn(|cx| self.poll(cx)).await;
+        let end = poll_fn(|cx| {
+            let poll = self.poll(cx);
+            self.counted.note_waiting(self.relays.pending, self.link.queued());
+            poll
+        })
+        .await;
         self.end_streams(end == SessionEnd::ClientClosed);
         match end {
             SessionEnd::Drain => {
@@ -442,18 +447,41 @@ fn is_tls(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::InvalidData
 }
 
-/// Counts the session for as long as it is there, also when a panic unwinds its task.
-struct Counted(Metrics);
+/// Counts the session, and what waits in it, for as long as it is there, also when a panic unwinds its
+/// task.
+struct Counted {
+    metrics: Metrics,
+    /// What this session has added to the gauges.
+    for_targets: i64,
+    for_client: i64,
+}
 
 impl Counted {
     fn new(metrics: Metrics) -> Self {
         metrics.active_sessions.inc();
-        Self(metrics)
+        Self { metrics, for_targets: 0, for_client: 0 }
+    }
+
+    /// Notes how many bytes wait in the session now.
+    fn note_waiting(&mut self, for_targets: usize, for_client: usize) {
+        let Self { metrics, for_targets: noted, for_client: noted_for_client } = self;
+        for (gauge, noted, now) in [
+            (&metrics.target_queue, noted, for_targets),
+            (&metrics.client_queue, noted_for_client, for_client),
+        ] {
+            let now = i64::try_from(now).unwrap_or(i64::MAX);
+            // All sessions share the gauges: they are left alone as long as nothing has changed.
+            if now != *noted {
+                gauge.inc_by(now - *noted);
+                *noted = now;
+            }
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.active_sessions.dec();
+        self.note_waiting(0, 0);
+        self.metrics.active_sessions.dec();
     }
 }

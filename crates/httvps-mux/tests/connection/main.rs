@@ -3,10 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod carry;
+mod carry_ends;
 mod flow;
 mod gateway;
+mod gateway_v2;
 mod hello;
 mod life;
+mod local;
 
 use std::future::Future;
 use std::time::Duration;

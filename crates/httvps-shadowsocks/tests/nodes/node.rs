@@ -105,7 +105,8 @@ impl Node {
         panic!("{} does not start", file.display());
     }
 
-    /// Waits until the node takes connections; false when it has ended.
+    /// Tries until the node takes connections; false when it has ended. `ssserver` says nothing when it
+    /// listens, so that only a connection tells.
     fn listens(&mut self) -> bool {
         let from = Instant::now();
         while from.elapsed() < SOON && self.process.try_wait().unwrap().is_none() {

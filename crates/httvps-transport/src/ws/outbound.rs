@@ -140,14 +140,7 @@ impl Outbound {
             let header_len = header.encode(&mut bytes);
             // Only a payload that is short for its announced length has another header's length:
             // the few bytes of it move, or in case of a bug many.
-            if header_len == payload_at - header_at {
-                self.buffer[header_at..payload_at].copy_from_slice(&bytes[..header_len]);
-            } else {
-                let payload = self.buffer.split_off(payload_at);
-                self.buffer.truncate(header_at);
-                self.buffer.extend_from_slice(&bytes[..header_len]);
-                self.buffer.extend_from_slice(&payload);
-            }
+            self.buffer.splice(header_at..payload_at, bytes[..header_len].iter().copied());
         }
         if let Some(mask) = header.mask {
             let start = self.buffer.len() - len;

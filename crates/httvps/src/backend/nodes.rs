@@ -7,7 +7,8 @@ use clap::{ArgAction, Args};
 use httvps_backend::{Node, NodeId, Store};
 use serde_json::{Value, json};
 
-use super::{DevicesFile, Failure, explain, read_secret};
+use super::args::DevicesFile;
+use super::{Failure, explain, read_secret};
 
 /// Largest key or password, in bytes.
 const MAX_KEY_LEN: u64 = 8 * 1024;
