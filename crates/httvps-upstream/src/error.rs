@@ -86,7 +86,8 @@ impl From<&io::Error> for ConnectError {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 return Self::Overload;
             }
-            Some(Errno::AFNOSUPPORT) => return Self::Unreachable,
+            // The latter is an interface that is gone.
+            Some(Errno::AFNOSUPPORT | Errno::NODEV) => return Self::Unreachable,
             _ => {}
         }
         match error.kind() {
@@ -175,6 +176,7 @@ mod tests {
             (Errno::NETDOWN, "unreachable"),
             (Errno::ADDRNOTAVAIL, "unreachable"),
             (Errno::AFNOSUPPORT, "unreachable"),
+            (Errno::NODEV, "unreachable"),
             (Errno::PERM, "unreachable"),
             (Errno::ACCESS, "unreachable"),
             (Errno::TIMEDOUT, "timeout"),

@@ -8,6 +8,7 @@
 //! Reading order: `table` → `setting` (what the table becomes) → `given` and `yaml` (the sources) →
 //! `kind` (how values are read) → `rules` (between settings).
 
+mod choice;
 mod command_line;
 mod duration;
 mod error;
@@ -23,6 +24,7 @@ mod rules;
 mod secret;
 mod setting;
 mod size;
+mod source;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -32,10 +34,10 @@ mod yaml;
 use command_line::CONFIG_FLAG;
 use std::fmt::Write;
 
+pub use choice::{OutlineAssign, UpstreamMode};
 pub use command_line::clap_args;
 pub use error::ConfigError;
 pub use given::{Source, Sources};
-pub use kind::{OutlineAssign, UpstreamMode};
 pub use listen::{ListenAddr, ListenAddrError, ListenHost};
 pub use reference::{example_yaml, reference_markdown};
 pub use secret::Secret;

@@ -3,18 +3,21 @@
 //! The reference page, the example YAML, `--help`, the parsing and the [`Config`] struct all come
 //! from here.
 
+use super::choice::Choice;
 use super::kind::{
-    Address, Choice, Endpoint, File, Hidden, Maybe, Networks, Origins, Route, Size, Switch, Time,
-    Url, Whole, YamlFile,
+    Address, Endpoint, File, Hidden, Maybe, Networks, Origins, Route, Size, Switch, Time, Url,
+    Whole, YamlFile,
 };
 use super::listen::ListenAddr;
 use super::secret::Secret;
 use super::setting::settings;
+use super::source::{Addresses, Interface};
 use super::url::BackendUrl;
 use crate::config::{OutlineAssign, UpstreamMode};
 use crate::log::{LogFormat, LogLevel};
 use httvps_proto::Target;
 use ipnet::IpNet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -81,12 +84,21 @@ settings! {
     "Upstream" {
         /// Where streams go: `fake` and `echo` send every byte back, `blackhole` drops them,
         /// `direct` opens TCP connections and UDP sockets to the targets that clients name, `outline`
-        /// does so by way of an Outline (Shadowsocks) node that each session is given.
+        /// does so by way of an Outline (Shadowsocks) node that each session is given, `proxy` by way
+        /// of a node of the pool (`outline_nodes_path`), most often a SOCKS5 or HTTP proxy.
         upstream_mode: UpstreamMode as Choice, env GATEWAY_UPSTREAM_MODE, default "fake";
 
         /// Networks that `direct` may reach although they are not public. A bare address is a
         /// network of one.
         egress_allow: Vec<IpNet> as Networks, env GATEWAY_EGRESS_ALLOW;
+
+        /// The address of this host that the connections and datagrams of `direct` leave from: one
+        /// of IPv4, of IPv6, or one of each. Targets of a family without one cannot be reached then.
+        direct_source_address: Vec<IpAddr> as Addresses, env GATEWAY_DIRECT_SOURCE_ADDRESS;
+
+        /// The network interface that the connections and datagrams of `direct` leave by. Questions to
+        /// name servers do not.
+        direct_interface: Option<String> as Maybe<Interface>, env GATEWAY_DIRECT_INTERFACE;
 
         /// How long opening one upstream may take, name resolution included.
         dial_timeout: Duration as Time, env GATEWAY_DIAL_TIMEOUT, default "10s",

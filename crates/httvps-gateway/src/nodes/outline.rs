@@ -10,7 +10,7 @@ use super::probe;
 use super::select::{Candidate, choose};
 use super::session::SessionNodes;
 use crate::backend::{AssignOutlineResult, BackendClient, OutlineNode};
-use crate::config::Config;
+use crate::config::{Config, UpstreamMode};
 use crate::metrics::{self, Metrics};
 use arc_swap::ArcSwap;
 use httvps_shadowsocks::{AccessKey, Client};
@@ -41,7 +41,7 @@ impl OutlineSetup {
     /// Reads the pool's file and the authorities. Blocks. The error names the setting.
     pub(crate) fn new(config: &Config) -> Result<Self, String> {
         let specs = match &config.outline_nodes_path {
-            Some(path) if config.outline_assign.uses_pool() => {
+            Some(path) if config.assigner().uses_pool() => {
                 file::load(path).map_err(|problem| format!("outline_nodes_path: {problem}"))?
             }
             _ => Vec::new(),
@@ -151,6 +151,14 @@ impl Outline {
         tokio::join!(self.follow_file(&told), self.refresh_keys(), self.forget_unused());
     }
 
+    /// The name of this way out, as settings and logs have it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.config.upstream_mode {
+            UpstreamMode::Proxy => "proxy",
+            _ => "outline",
+        }
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
@@ -196,7 +204,7 @@ impl Outline {
         may_ask: bool,
         deadline: Instant,
     ) -> Result<Assignment, Unavailable> {
-        let who = self.config.outline_assign;
+        let who = self.config.assigner();
         if !may_ask && !who.uses_pool() {
             return Err(Unavailable::NoneAvailable);
         }

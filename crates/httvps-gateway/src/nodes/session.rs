@@ -81,7 +81,7 @@ impl Connector for SessionNodes {
     }
 
     fn name(&self) -> &'static str {
-        "outline"
+        self.shared.outline.name()
     }
 }
 
@@ -161,7 +161,7 @@ impl Shared {
         }
         let now = Instant::now();
         let may_ask = asked.is_none_or(|at| now.saturating_duration_since(at) >= REASK);
-        if may_ask && self.outline.config().outline_assign.asks_backend() {
+        if may_ask && self.outline.config().assigner().asks_backend() {
             *asked = Some(now);
         }
         let (device_id, region) = (&*self.device_id, self.region.as_deref());
