@@ -147,10 +147,10 @@ impl DatagramSocket for ConnectedUdp {
 }
 
 /// The reason for which an error on a socket ends its stream, as [`end_of_io_error`] has it; `None` when the error cost
-/// one datagram and the next one may well pass: too large for the path, or no buffer for it.
+/// one datagram and the next one may well pass: too large for the path, no buffer for it, or no target in it.
 pub fn end_of_datagram_error(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error) {
-        Some(Errno::MSGSIZE | Errno::NOBUFS | Errno::NOMEM) => None,
+        Some(Errno::MSGSIZE | Errno::NOBUFS | Errno::NOMEM | Errno::DESTADDRREQ) => None,
         _ => Some(end_of_io_error(error)),
     }
 }
@@ -272,6 +272,7 @@ mod tests {
             (Errno::MSGSIZE, None),
             (Errno::NOBUFS, None),
             (Errno::NOMEM, None),
+            (Errno::DESTADDRREQ, None),
             (Errno::CONNREFUSED, Some("refused")),
             (Errno::HOSTUNREACH, Some("unreachable")),
             (Errno::PERM, Some("unreachable")),

@@ -135,7 +135,7 @@ pub async fn exchange_datagrams(
     let closed = |_| ProbeError::Closed;
     let socket = dialer.dial_datagrams(client.key().node()).await;
     let socket = NodeSocket(socket.map_err(ProbeError::Unreachable)?);
-    let mut datagrams = client.start_datagrams(socket, server).map_err(closed)?;
+    let mut datagrams = client.start_datagrams(socket, Some(server)).map_err(closed)?;
     for _ in 0..TRIES {
         let sent = Instant::now();
         let asking = async {

@@ -122,7 +122,7 @@ impl Shared {
         let usable = self.usable(&[], until).await;
         let (assignment, client, _permit) = usable.ok_or(ConnectError::Unreachable)?;
         let socket = self.outline.dialer().dial_datagrams(client.key().node()).await?;
-        let datagrams = client.start_datagrams(NodeSocket(socket), target);
+        let datagrams = client.start_datagrams(NodeSocket(socket), Some(target));
         Ok(NodeDatagrams::new(datagrams.map_err(|_| ConnectError::Io)?, assignment))
     }
 
