@@ -99,10 +99,10 @@ async fn test(args: TestArgs) -> ExitCode {
     if report.stream.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn datagram_words(error: httvps_gateway::nodes::ProbeError) -> String {
-    use httvps_gateway::nodes::ProbeError;
+fn datagram_words(error: httvps_gateway::nodes::NodeError) -> String {
+    use httvps_gateway::nodes::NodeError;
     match error {
-        ProbeError::Silent => {
+        NodeError::Silent => {
             "no answer in time: the node takes no datagrams, the key is wrong, or the name server does not answer".to_owned()
         }
         other => other.to_string(),
