@@ -29,7 +29,7 @@ pub enum ConnectError {
     /// This host has no descriptor, buffer or memory left for another connection.
     Overload,
     /// The way out does not carry streams of this kind.
-    Unsupported,
+    NotOffered,
     /// Any other error of the operating system.
     Io,
 }
@@ -51,7 +51,7 @@ pub enum ResolveError {
 
 impl ConnectError {
     /// The reason as it stands on the wire and in metric labels. One of `refused`, `unreachable`, `timeout`, `reset`,
-    /// `denied`, `resolve_failed`, `no_target`, `overload`, `unsupported`, `io`.
+    /// `denied`, `resolve_failed`, `no_target`, `overload`, `not_offered`, `io`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
@@ -62,7 +62,7 @@ impl ConnectError {
             Self::ResolveFailed(_) => "resolve_failed",
             Self::NoTarget => "no_target",
             Self::Overload => "overload",
-            Self::Unsupported => "unsupported",
+            Self::NotOffered => "not_offered",
             Self::Io => "io",
         }
     }
@@ -83,7 +83,7 @@ impl ConnectError {
             | Self::DeniedByNode
             | Self::ResolveFailed(_)
             | Self::NoTarget
-            | Self::Unsupported => 0,
+            | Self::NotOffered => 0,
         }
     }
 }
@@ -153,7 +153,7 @@ impl fmt::Display for ConnectError {
             Self::ResolveFailed(error) => return error.fmt(f),
             Self::NoTarget => "the stream names no target; give host:port",
             Self::Overload => "the gateway has no room for another connection",
-            Self::Unsupported => "the way out does not carry streams of this kind",
+            Self::NotOffered => "the way out does not carry streams of this kind",
             Self::Io => "the connection failed",
         })
     }
@@ -229,7 +229,7 @@ mod tests {
             ConnectError::ResolveFailed(ResolveError::NoSuchName),
             ConnectError::NoTarget,
             ConnectError::Overload,
-            ConnectError::Unsupported,
+            ConnectError::NotOffered,
             ConnectError::Io,
         ];
         assert_eq!(ConnectError::DeniedByNode.reason(), "denied");

@@ -58,9 +58,13 @@ impl NodeError {
         }
     }
 
-    /// Whether no choice of a target can bring it about, so that it counts against the node.
+    /// Whether no choice of a target can bring it about, so that it counts as a dial that failed: a
+    /// node that does not let us in is as good as none.
     pub(super) fn is_of_node_alone(self) -> bool {
-        matches!(self, Self::Credentials | Self::NoCredentials)
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Certificate | Self::Credentials | Self::NoCredentials
+        )
     }
 
     /// What an error of a stream by way of a node says of the node.

@@ -150,8 +150,8 @@ async fn probe(outline: &Outline, node: &Arc<Node>) -> Option<Result<Exchange, N
             node.probed(NodeProbe::Ok);
         }
         Err(error) => {
-            if let NodeError::Unreachable(error) = error {
-                node.dialed(Err(*error));
+            if error.is_of_node_alone() {
+                node.dialed(Err(error.of_dial()));
             }
             node.probed(error.result());
         }

@@ -165,7 +165,7 @@ impl Shared {
         let usable = self.usable(&[], until).await;
         let (assignment, way, permit) = usable.ok_or(ConnectError::Unreachable)?;
         let dialer = self.outline.dialer();
-        let is_dialed = way.dials_for_datagrams().ok_or(ConnectError::Unsupported)?;
+        let is_dialed = way.dials_for_datagrams().ok_or(ConnectError::NotOffered)?;
         let started = if is_dialed {
             let Dialed { link, latency, permit } = self.dial(&way, permit, until).await?;
             let starting = way.start_datagrams(dialer, Some(link), target);
@@ -255,7 +255,7 @@ impl Failure {
     fn of(error: NodeError) -> Self {
         match error {
             NodeError::Target(error) => Self::Stream(error),
-            NodeError::Unsupported => Self::Stream(ConnectError::Unsupported),
+            NodeError::Unsupported => Self::Stream(ConnectError::NotOffered),
             // The time for the whole stream is over.
             NodeError::Silent => Self::Stream(ConnectError::TimedOut),
             // Our own shortage; another node would not help.
