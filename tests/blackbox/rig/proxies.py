@@ -4,13 +4,11 @@ import os
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
 
 import pytest
 
-from .gateway import free_port
-from .poll import eventually
+from .process import Process
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 PACKAGES = {"microsocks": "microsocks", "danted": "dante-server", "tinyproxy": "tinyproxy"}
@@ -25,41 +23,14 @@ def program(name):
     pytest.fail(words) if os.environ.get("CI") else pytest.skip(words)
 
 
-class Process:
-    """A proxy on a port of its own; `stop` and `start` as often as wanted."""
+class Proxy(Process):
+    """A proxy."""
 
     scheme, region = "socks5", None
 
     def __init__(self, node_id, folder, user=None, password=None):
         self.node_id, self.folder, self.user, self.password = node_id, folder, user, password
-        self.port, self.process = free_port(), None
-        self.start()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def start(self):
-        with open(self.folder / f"{self.node_id}.log", "ab") as log:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            start_new_session=True)
-        eventually(self._listens, 10, f"{self.node_id} listens")
-
-    def _listens(self):
-        assert self.process.poll() is None, (self.folder / f"{self.node_id}.log").read_text()
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-            return True
-        except OSError:
-            return False
-
-    def stop(self):
-        """Kills the processes of the proxy, and with them every connection."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, 9)
-        self.process.wait(10)
+        super().__init__(folder / f"{node_id}.log")
 
     def key_of(self, user, password):
         return f"{self.scheme}://{user}:{password}@127.0.0.1:{self.port}"
@@ -71,7 +42,7 @@ class Process:
         return self.key_of(self.user, self.password)
 
 
-class Microsocks(Process):
+class Microsocks(Proxy):
     """SOCKS5 with or without a password; streams alone."""
 
     def command(self):
@@ -79,7 +50,7 @@ class Microsocks(Process):
         return [program("microsocks"), "-i", "127.0.0.1", "-p", str(self.port), *login]
 
 
-class Dante(Process):
+class Dante(Proxy):
     """SOCKS5 with UDP ASSOCIATE and half-close."""
 
     def command(self):
@@ -91,7 +62,7 @@ class Dante(Process):
         return [program("danted"), "-f", str(config), "-N", "1"]
 
 
-class Tinyproxy(Process):
+class Tinyproxy(Proxy):
     """HTTP CONNECT with or without a password."""
 
     scheme = "http"
