@@ -186,6 +186,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_target_that_speaks_first_is_heard() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut reader, mut writer) = tokio::io::split(stream(&listener).0);
+        let mut greeting = [0; 3];
+        let all = async {
+            tokio::join!(reader.read_exact(&mut greeting), writer.write_all(HEADER), async {
+                let (mut peer, _) = listener.accept().await.unwrap();
+                peer.write_all(b"220").await.unwrap();
+                peer
+            })
+        };
+        let (read, ..) = tokio::time::timeout(Duration::from_secs(5), all).await.unwrap();
+        assert_eq!((read.unwrap(), &greeting), (3, b"220"));
+    }
+
+    #[tokio::test]
     async fn what_is_no_header_is_an_error_without_a_dial() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for garbage in
