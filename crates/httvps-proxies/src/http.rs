@@ -92,26 +92,12 @@ fn refusal(status: u16, has_credentials: bool) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ProxyKey;
-    use crate::testing::Script;
+    use crate::testing::read_all;
 
     const ASK: &[u8] = b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\r\n";
 
     async fn opened(key: &str, ask: &[u8], answer: &[u8]) -> Result<Vec<u8>, Error> {
-        let key = ProxyKey::parse(key).unwrap();
-        let (mut io, proxy) = Script::run(&[(ask, answer)]);
-        key.greet(&mut io).await?;
-        let result = key.open(io, &Target::parse("[2001:db8::1]:443").unwrap()).await;
-        let read = match result {
-            Ok(mut stream) => {
-                let mut read = Vec::new();
-                stream.read_to_end(&mut read).await?;
-                Ok(read)
-            }
-            Err(error) => Err(error),
-        };
-        proxy.await.unwrap();
-        read
+        read_all(key, "[2001:db8::1]:443", &[(ask, answer)]).await
     }
 
     #[tokio::test]

@@ -137,35 +137,14 @@ fn refusal(reply: u8) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ProxyKey;
-    use crate::testing::Script;
+    use crate::testing::{Script, read_all};
 
     const KEY: &str = "socks5://ann:s3cret@h:1080";
     const BOUND: &[u8] = &[5, 0, 0, 1, 192, 0, 2, 1, 4, 56];
     const LOGIN: &[u8] = b"\x01\x03ann\x06s3cret";
 
-    fn target() -> Target {
-        Target::parse("a.example:443").unwrap()
-    }
-
     async fn opened(key: &str, script: &[(&[u8], &[u8])]) -> Result<Vec<u8>, Error> {
-        let key = ProxyKey::parse(key).unwrap();
-        let (mut io, proxy) = Script::run(script);
-        let open = async {
-            key.greet(&mut io).await?;
-            key.open(io, &target()).await
-        };
-        let result = open.await;
-        let read = match result {
-            Ok(mut stream) => {
-                let mut read = Vec::new();
-                stream.read_to_end(&mut read).await?;
-                Ok(read)
-            }
-            Err(error) => Err(error),
-        };
-        proxy.await.unwrap();
-        read
+        read_all(key, "a.example:443", script).await
     }
 
     const REQUEST: &[u8] = b"\x05\x01\0\x03\x09a.example\x01\xbb";

@@ -1,5 +1,7 @@
 //! A proxy that follows a script.
 
+use crate::{Error, ProxyKey};
+use httvps_proto::Target;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 
@@ -21,4 +23,23 @@ impl Script {
         });
         (ours, proxy)
     }
+}
+
+/// What a stream to `target` gives up to its end, by way of a proxy with this key that follows a script.
+pub(crate) async fn read_all(
+    key: &str,
+    target: &str,
+    script: &[(&[u8], &[u8])],
+) -> Result<Vec<u8>, Error> {
+    let (key, target) = (ProxyKey::parse(key).unwrap(), Target::parse(target).unwrap());
+    let (mut io, proxy) = Script::run(script);
+    let reading = async {
+        key.greet(&mut io).await?;
+        let mut read = Vec::new();
+        key.open(io, &target).await?.read_to_end(&mut read).await?;
+        Ok(read)
+    };
+    let read = reading.await;
+    proxy.await.unwrap();
+    read
 }
