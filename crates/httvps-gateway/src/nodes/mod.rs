@@ -1,7 +1,7 @@
 //! Which node a session uses: Outline (Shadowsocks), SOCKS5 or HTTP CONNECT.
 //!
 //! Settings, metrics and log events begin with `outline_`, after the nodes that were first; they are
-//! of every node, and so is [`Outline`].
+//! of every node, and so is `Outline`.
 //!
 //! Without I/O: [`health`] (the state of one node, its breaker) and [`select`] (which of several).
 //! Around them: `outline` holds all nodes of a gateway and gives sessions theirs, `session` is the
