@@ -1,11 +1,13 @@
 """The Outline upstream: assignment by the backend, the deployed clients' way, refusals and failures."""
 
 import os
+import subprocess
 
 import pytest
 
 from rig.backend import ASSIGN, NO_NODES, Answer, answer, assigned, refused
-from rig.client import Device, login, stream_close, stream_data, stream_open
+from rig.client import TOKEN, Device, login, stream_close, stream_data, stream_open
+from rig.gateway import BINARY
 from rig.nodes import Node, header
 from rig.poll import eventually
 from rig.targets import Target, UdpTarget, echo, udp_echo
@@ -136,3 +138,23 @@ def test_a_refused_device_is_not_assigned_a_node(gateway, backend):
         backend.set(device.device_id, refused("invalid_token"))
         assert device.ask()["type"] == "auth_result"
     assert all(r.path != ASSIGN for r in backend.requests_of(device.device_id))
+
+
+def test_the_client_says_why_there_is_no_node_and_asks_again(gateway, backend, node, target, authority, tmp_path):
+    backend.assignment = NO_NODES
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    said = tmp_path / "said"
+    with open(said, "wb") as log:
+        client = subprocess.Popen(
+            [BINARY, "connect", "--gateway", f"wss://localhost:{gateway.port}", "--device-id", "d-1", "--token-file", token,
+             "--ca", authority.root, "--listen", "127.0.0.1:0"],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        words = "the gateway has no exit node for this device: there is none, or none that works"
+        eventually(lambda: words in said.read_text() and "will keep trying" in said.read_text(), 20, "the client says so")
+        backend.assignment = assigned(**node.parts)
+        eventually(lambda: gateway.metric("active_sessions") == 1, 30, "it got in")
+    finally:
+        client.kill()
+        client.wait(10)

@@ -9,6 +9,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("httvps-proto", &[]),
     ("httvps-transport", &[]),
     ("httvps-shadowsocks", &["httvps-proto"]),
+    ("httvps-proxies", &["httvps-proto"]),
     ("httvps-upstream", &["httvps-proto"]),
     ("httvps-mux", &["httvps-proto", "httvps-transport"]),
     (
@@ -17,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "httvps-proto",
             "httvps-transport",
             "httvps-shadowsocks",
+            "httvps-proxies",
             "httvps-upstream",
             "httvps-mux",
         ],

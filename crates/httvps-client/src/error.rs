@@ -57,6 +57,11 @@ pub enum ConnectError {
     },
     /// The gateway cannot ask its backend, and lets nobody in without it.
     BackendUnavailable,
+    /// The gateway has no node by way of which this device's streams could leave.
+    NoNode {
+        /// The gateway's reason; may be empty.
+        reason: String,
+    },
     /// The gateway did not take our `hello`; its words.
     BadHello(String),
     /// The gateway closed the connection instead of an answer.
@@ -126,6 +131,7 @@ impl ConnectError {
                 reason: reason.into(),
                 subscription_status: subscription_status.map(String::from),
             },
+            HelloError::NoNode { reason } => Self::NoNode { reason: reason.into() },
             HelloError::BadHello(words) => Self::BadHello(words.into()),
             other @ (HelloError::Closed { .. } | HelloError::Link(_)) => {
                 Self::Closed(other.to_string())
@@ -170,6 +176,13 @@ impl fmt::Display for ConnectError {
             Self::BackendUnavailable => {
                 f.write_str("the gateway cannot reach its backend and lets nobody in without it")
             }
+            Self::NoNode { reason } => {
+                write!(
+                    f,
+                    "the gateway has no exit node for this device: {}",
+                    words_of_no_node(reason)
+                )
+            }
             Self::BadHello(words) => write!(f, "the gateway did not accept the hello: {words}"),
             Self::Closed(words) | Self::Config(words) => f.write_str(words),
         }
@@ -185,6 +198,16 @@ fn words_of_refusal(reason: &str) -> &str {
         "no_active_subscription" => "no active subscription",
         "invalid_token" => "the token is wrong",
         "device_mismatch" => "the token belongs to another device",
+        other => other,
+    }
+}
+
+fn words_of_no_node(reason: &str) -> &str {
+    match reason {
+        "" => "it gave no reason",
+        "no_outline_nodes_available" => "there is none, or none that works",
+        "backend_unavailable" => "its backend, which gives them out, failed",
+        "bad_access_key" => "its backend gave it one that cannot be used",
         other => other,
     }
 }
@@ -260,6 +283,21 @@ mod tests {
             refused("backend_unavailable", None),
             "the gateway cannot reach its backend and lets nobody in without it"
         );
+    }
+
+    #[test]
+    fn a_gateway_without_a_node_says_why_and_is_asked_again() {
+        for (reason, words) in [
+            ("no_outline_nodes_available", "there is none, or none that works"),
+            ("backend_unavailable", "its backend, which gives them out, failed"),
+            ("quota", "quota"),
+        ] {
+            let error = HelloError::NoNode { reason: reason.into() };
+            let error = ConnectError::from_hello("g:443", error);
+            let text = error.to_string();
+            assert_eq!(text, format!("the gateway has no exit node for this device: {words}"));
+            assert!(!error.is_refusal() && !error.is_lasting());
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The TLS of the gateway as a client: whom it trusts.
 
+use httvps_transport::tls::{ClientTls, Roots};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -25,6 +26,16 @@ pub(crate) fn client_config(needs_roots: bool, ca: Option<&Path>) -> Result<Clie
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth())
+}
+
+/// A client that trusts the same: the authorities of the system and those of a PEM file; none when
+/// there is no authority at all. Blocks. The error is a phrase that names the file.
+pub(crate) fn client_tls(ca: Option<&Path>) -> Result<Option<ClientTls>, String> {
+    let mut roots = rustls_native_certs::load_native_certs().certs;
+    if let Some(path) = ca {
+        roots.extend(authorities(path)?);
+    }
+    Ok(ClientTls::new(Roots::Bundle(roots)).ok())
 }
 
 fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -59,7 +59,7 @@ impl WayOut {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Common(connector) => connector.name(),
-            Self::Nodes(_) => "outline",
+            Self::Nodes(nodes) => nodes.name(),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::overload::{Overload, raise_descriptor_limit};
 use crate::registry::Order;
 use httvps_transport::socket::{self, Bind};
 use httvps_transport::tls::{CertError, CertSource, ReloadOutcome, ServerTls};
-use httvps_upstream::{Direct, EgressPolicy, Fake, SystemResolver};
+use httvps_upstream::{Direct, EgressPolicy, Fake, Source, SourceError, SystemResolver};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,8 +29,10 @@ pub enum StartError {
     Certificate(CertError),
     /// The backend's settings do not work.
     Backend(BackendSetupError),
-    /// The Outline nodes cannot be used: the setting and what is wrong.
-    Outline(String),
+    /// The nodes cannot be used: the setting and what is wrong.
+    Nodes(String),
+    /// `direct` cannot leave from where it shall.
+    Source(SourceError),
     /// A listener cannot be bound.
     Bind {
         /// The key of the setting.
@@ -47,7 +49,13 @@ impl std::fmt::Display for StartError {
         match self {
             Self::Certificate(error) => write!(f, "tls_cert_path, tls_key_path: {error}"),
             Self::Backend(error) => error.fmt(f),
-            Self::Outline(words) => f.write_str(words),
+            Self::Nodes(words) => f.write_str(words),
+            Self::Source(error @ SourceError::Address(..)) => {
+                write!(f, "direct_source_address: {error}")
+            }
+            Self::Source(error @ SourceError::Interface(..)) => {
+                write!(f, "direct_interface: {error}")
+            }
             Self::Bind { key, address, error } => {
                 write!(f, "{key}: cannot listen on {address}: {error}")
             }
@@ -109,13 +117,22 @@ fn way_out(config: &Config) -> Result<WayOutSetup, StartError> {
         UpstreamMode::Blackhole => Arc::new(Fake::blackhole()),
         UpstreamMode::Direct => {
             let policy = EgressPolicy::new(config.egress_allow.clone());
-            Arc::new(Direct::new(policy, Arc::new(SystemResolver::from_system())))
+            let resolver = Arc::new(SystemResolver::from_system());
+            Arc::new(Direct::from_source(policy, resolver, source(config)?))
         }
-        UpstreamMode::Outline => {
-            let setup = OutlineSetup::new(config).map_err(StartError::Outline)?;
+        UpstreamMode::Outline | UpstreamMode::Proxy => {
+            let setup = OutlineSetup::new(config).map_err(StartError::Nodes)?;
             return Ok(WayOutSetup::Nodes(Box::new(setup)));
         }
     }))
+}
+
+/// What `direct` leaves from, tried on this host.
+fn source(config: &Config) -> Result<Source, StartError> {
+    let interface = config.direct_interface.as_deref();
+    let source = Source::new(&config.direct_source_address, interface);
+    source.check().map_err(StartError::Source)?;
+    Ok(source)
 }
 
 impl Gateway {

@@ -293,7 +293,12 @@ impl Answer {
                     Err(HelloError::Refused { reason, subscription_status: status })
                 })
             }
-            ClientInput::Error { code, words } => {
+            ClientInput::Error { code, reason, .. } if code == "outline_unavailable" => {
+                Some(Err(HelloError::NoNode {
+                    reason: plain(reason.as_deref().unwrap_or_default()),
+                }))
+            }
+            ClientInput::Error { code, words, .. } => {
                 self.error = Some((plain(&code), plain(&words)));
                 None
             }
@@ -331,6 +336,11 @@ pub enum HelloError {
         /// What the backend says of the subscription.
         subscription_status: Option<Box<str>>,
     },
+    /// The gateway let the device in and has no node by way of which its streams could leave.
+    NoNode {
+        /// The gateway's reason; may be empty.
+        reason: Box<str>,
+    },
     /// The gateway did not take our `hello` for one; its words.
     BadHello(Box<str>),
     /// The gateway closed the connection instead of an answer.
@@ -355,6 +365,9 @@ impl fmt::Display for HelloError {
         match self {
             Self::Timeout => f.write_str("the gateway did not answer the hello in time"),
             Self::Refused { reason, .. } => write!(f, "the gateway refused the device: {reason}"),
+            Self::NoNode { reason } => {
+                write!(f, "the gateway has no node for the session: {reason}")
+            }
             Self::BadHello(words) => write!(f, "the gateway did not accept the hello: {words}"),
             Self::Closed { code, words } => write_closed(f, *code, words.as_deref()),
             Self::Link(error) => error.fmt(f),

@@ -121,6 +121,7 @@ impl StreamFailure {
             Some(StreamEnd::Denied) => Kind::PermissionDenied,
             Some(StreamEnd::ResolveFailed) => Kind::NotFound,
             Some(StreamEnd::NoTarget) => Kind::InvalidInput,
+            Some(StreamEnd::NotOffered) => Kind::Unsupported,
             Some(StreamEnd::Overload) => Kind::ResourceBusy,
             Some(StreamEnd::Eof) => Kind::UnexpectedEof,
             Some(StreamEnd::ClientClosed) => Kind::BrokenPipe,

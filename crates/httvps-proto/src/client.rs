@@ -69,6 +69,8 @@ pub enum ClientInput<'m> {
         code: Cow<'m, str>,
         /// Plain words.
         words: Cow<'m, str>,
+        /// The reason, a token.
+        reason: Option<Cow<'m, str>>,
     },
     /// The gateway drains; open new streams on another session.
     GoAway,
@@ -112,6 +114,7 @@ impl ClientSession {
             return ClientInput::Error {
                 code: "bad_frame".into(),
                 words: "the gateway sent something that is not a frame".into(),
+                reason: None,
             };
         };
         match frame {
@@ -132,7 +135,7 @@ impl ClientSession {
                 self.ended(&stream_id, end, reason.unwrap_or_default())
             }
             Frame::Error { code, message, stream_id, reason } => {
-                self.error(code, message, stream_id, reason.as_deref())
+                self.error(code, message, stream_id, reason)
             }
             Frame::Ping => {
                 json::pong(out);
@@ -171,13 +174,13 @@ impl ClientSession {
         code: Cow<'m, str>,
         message: Option<Cow<'m, str>>,
         stream_id: Option<Cow<'m, str>>,
-        reason: Option<&str>,
+        reason: Option<Cow<'m, str>>,
     ) -> ClientInput<'m> {
         let words = message.unwrap_or_else(|| code.clone());
         let Some(id) = stream_id else {
-            return ClientInput::Error { code, words };
+            return ClientInput::Error { code, words, reason };
         };
-        match (reason, self.streams.find(&id)) {
+        match (reason.as_deref(), self.streams.find(&id)) {
             // It ended while our frame was on its way.
             (_, None) => ClientInput::Nothing,
             (Some(reason @ ("stream_limit" | "open_rate")), Some(stream)) => {

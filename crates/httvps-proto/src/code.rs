@@ -95,6 +95,8 @@ stream_ends! {
     NoTarget = "no_target", "this gateway needs a target in stream_open";
     /// The gateway has no descriptor or memory left for the stream.
     Overload = "overload", "the gateway is overloaded";
+    /// The way out that the stream has does not carry streams of this kind.
+    NotOffered = "not_offered", "the gateway's way out does not carry this kind of stream";
     /// Another failure of the upstream's socket.
     Io = "io", "the connection to the target failed";
     /// The upstream took no byte for the stall time-out while bytes waited.

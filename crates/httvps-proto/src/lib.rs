@@ -9,6 +9,7 @@
 //! [`ClientSession`] (the client's side) → [`KeepAlive`], [`Bucket`], [`Limits`]. The second wire
 //! format is in [`v2`].
 
+pub mod address;
 mod bucket;
 mod client;
 mod code;

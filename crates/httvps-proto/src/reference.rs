@@ -92,7 +92,7 @@ const fn meaning(code: ErrorCode) -> (&'static str, &'static str) {
             ("a type that is unknown, missing, or not taken from a client", "lives on")
         }
         ErrorCode::SessionError => ("the session as a whole is in trouble", "closes"),
-        ErrorCode::OutlineUnavailable => ("no Outline node could be had", "closes"),
+        ErrorCode::OutlineUnavailable => ("no node could be had", "closes"),
     }
 }
 

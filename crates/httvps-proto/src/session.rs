@@ -175,7 +175,7 @@ impl Session {
                 self.phase = Phase::Closed;
             }
             Verdict::Unavailable { reason } => {
-                let words = "no Outline node for the session; try again later";
+                let words = "no node for the session; try again later";
                 let code = ErrorCode::OutlineUnavailable;
                 json::error(out, code, words, None, Some(reason));
                 self.phase = Phase::Closed;

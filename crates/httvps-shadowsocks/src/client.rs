@@ -70,12 +70,17 @@ impl Client {
         };
         let socket = UdpSocket::bind(any).await?;
         socket.connect(node).await?;
-        self.start_datagrams(socket, target)
+        self.start_datagrams(socket, Some(target))
     }
 
     /// Starts datagrams to and from `target` over a socket that is connected to the node. It fails only when the system
-    /// has no random bytes.
-    pub fn start_datagrams<S>(&self, socket: S, target: &Target) -> io::Result<Datagrams<S>> {
+    /// has no random bytes. Without a target each datagram begins with an address header (SOCKS5 format), which says
+    /// where it goes, or where it came from.
+    pub fn start_datagrams<S>(
+        &self,
+        socket: S,
+        target: Option<&Target>,
+    ) -> io::Result<Datagrams<S>> {
         Ok(Datagrams::new(socket, Packets::new(Arc::clone(&self.key), target)?))
     }
 }

@@ -146,7 +146,7 @@ mod tests {
         let client = Client::new(key(Cipher::Aes128Gcm));
         let target = "192.0.2.7:53".parse().unwrap();
         let mirror = Mirror(vec![vec![], vec![7; 10], vec![7; 100]]);
-        let mut datagrams = client.start_datagrams(mirror, &target).unwrap();
+        let mut datagrams = client.start_datagrams(mirror, Some(&target)).unwrap();
         for datagram in [&b"short"[..], b"", b"far too long"] {
             poll_fn(|cx| datagrams.poll_send(cx, datagram)).await.unwrap();
             let mut space = [0; 7];

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::AddressError;
+use httvps_proto::address::AddressError;
 
 /// Why a stream to a node did not open, or broke. `Display` says it in plain words, and names neither the node nor a
 /// key.

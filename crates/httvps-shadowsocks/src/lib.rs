@@ -9,7 +9,6 @@
 //! Reading order: [`AccessKey`] → [`Client`] → [`Stream`] → `outbound`, `inbound` (the codec without I/O) → `aead`;
 //! [`Datagrams`] → `packets` → `replay`.
 
-mod address;
 mod aead;
 mod area;
 mod cipher;
@@ -26,7 +25,6 @@ mod packets;
 mod replay;
 mod stream;
 
-pub use address::AddressError;
 pub use cipher::Cipher;
 pub use client::Client;
 pub use datagrams::{Datagrams, PacketSocket};

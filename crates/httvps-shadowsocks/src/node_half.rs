@@ -1,7 +1,8 @@
 //! A node's half of the protocol, for tests only.
 
 use crate::aead::{Direction, TAG_LEN};
-use crate::{AccessKey, Cipher, address};
+use crate::{AccessKey, Cipher};
+use httvps_proto::address;
 
 /// A key for each cipher, all of one node.
 pub(crate) fn key(cipher: Cipher) -> AccessKey {

@@ -4,11 +4,11 @@ use std::io;
 
 use httvps_proto::Target;
 
-use crate::address::{self, ADDRESS_MAX};
 use crate::aead::{Direction, TAG_LEN};
 use crate::area::AREA_LEN;
 use crate::cipher::KEY_MAX;
 use crate::{AccessKey, Error};
+use httvps_proto::address::{self, ADDRESS_MAX};
 
 /// Payload that is sealed at one time at the most.
 const BATCH: usize = 64 * 1024;

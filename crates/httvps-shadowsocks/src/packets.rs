@@ -1,7 +1,6 @@
 //! Datagrams as a node has them: each packet is sealed by itself. No I/O.
 
 use std::io;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,16 +9,16 @@ use aws_lc_rs::cipher::{
     AES_128, AES_256, DecryptingKey, DecryptionContext, EncryptingKey, UnboundCipherKey,
 };
 use chacha20poly1305::{AeadInOut, KeyInit, XChaCha20Poly1305, XNonce};
-use httvps_proto::{Host, Target};
+use httvps_proto::Target;
 use rustix::io::Errno;
 
-use crate::address;
 use crate::aead::{NotAuthentic, TAG_LEN, session_key};
 use crate::area::AREA_LEN;
 use crate::cipher::KEY_MAX;
 use crate::inbound::CLOCK_TOLERANCE;
 use crate::replay::Window;
 use crate::{AccessKey, Cipher};
+use httvps_proto::address;
 
 /// Longest payload of a datagram, as the length field of UDP has it.
 const PAYLOAD_MAX: usize = 0xffff;
@@ -46,13 +45,13 @@ const _: () = assert!(
             + KEY_MAX
 );
 
-/// Datagrams to and from one target by way of one node.
+/// Datagrams to and from one target by way of one node; without a target each payload begins with its address header, in
+/// both directions.
 pub(crate) struct Packets {
     key: Arc<AccessKey>,
-    /// The target as each packet has it.
+    /// The target as each packet has it; empty without a target.
     header: Box<[u8]>,
-    ip: Option<IpAddr>,
-    port: u16,
+    target: Option<Target>,
     /// Absent with the ciphers that have no sessions.
     session: Option<Box<Session>>,
 }
@@ -88,24 +87,25 @@ struct Peer {
 }
 
 impl Packets {
-    pub(crate) fn new(key: Arc<AccessKey>, target: &Target) -> io::Result<Self> {
+    pub(crate) fn new(key: Arc<AccessKey>, target: Option<&Target>) -> io::Result<Self> {
         let mut header = Vec::new();
-        address::encode(target, &mut header);
-        let ip = match &target.host {
-            Host::Ip(ip) => Some(ip.to_canonical()),
-            Host::Name(_) => None,
-        };
+        if let Some(target) = target {
+            address::encode(target, &mut header);
+        }
         let session =
             if key.cipher().is_2022() { Some(Box::new(Session::new(&key)?)) } else { None };
-        Ok(Self { key, header: header.into(), ip, port: target.port, session })
+        Ok(Self { key, header: header.into(), target: target.cloned(), session })
     }
 
     /// Seals one datagram to the front of an area; gives the length.
     ///
-    /// An error costs this datagram only: too long, or no random bytes.
+    /// An error costs this datagram only: too long, no random bytes, or no address header where it must have one.
     pub(crate) fn seal(&mut self, payload: &[u8], now: u64, area: &mut [u8]) -> io::Result<usize> {
         if payload.len() > PAYLOAD_MAX {
             return Err(Errno::MSGSIZE.into());
+        }
+        if self.target.is_none() && address::split(payload).is_none() {
+            return Err(Errno::DESTADDRREQ.into());
         }
         let parts: [&[u8]; 2] = [&self.header, payload];
         if let Some(session) = &mut self.session {
@@ -132,8 +132,10 @@ impl Packets {
             salt_len
         };
         let (source, payload) = address::split(packet.get(start..end)?)?;
-        let is_target = source.port == self.port && (self.ip.is_none() || source.ip == self.ip);
-        is_target.then(|| end - payload.len()..end)
+        match &self.target {
+            None => Some(start..end),
+            Some(target) => source.fits(target).then(|| end - payload.len()..end),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 const NOW: u64 = 1_800_000_000;
 
 fn packets(cipher: Cipher, target: &str) -> Packets {
-    Packets::new(Arc::new(node_half::key(cipher)), &target.parse().unwrap()).unwrap()
+    Packets::new(Arc::new(node_half::key(cipher)), Some(&target.parse().unwrap())).unwrap()
 }
 
 /// An answer of a node.
@@ -92,6 +92,29 @@ fn good_answers_are_opened_and_strangers_are_not_heard() {
         assert!(named.opens(good).is_some(), "a name is compared by its port");
         let other = Answer { packet: 1, source: "192.0.2.7:54", ..good };
         assert_eq!(named.opens(other), None);
+    }
+}
+
+#[test]
+fn without_a_target_each_payload_has_its_address_header() {
+    for cipher in Cipher::ALL {
+        let mut ours = Packets::new(Arc::new(node_half::key(cipher)), None).unwrap();
+        let mut header = Vec::new();
+        address::encode(&"192.0.2.7:53".parse().unwrap(), &mut header);
+        for source in ["192.0.2.7:53", "[2001:db8::7]:53"] {
+            let payload =
+                ours.opens(Answer { source, packet: source.len() as u64, ..ours.answer() });
+            let payload = payload.unwrap();
+            let (from, rest) = address::split(&payload).unwrap();
+            assert!(from.fits(&source.parse().unwrap()));
+            assert_eq!(rest, b"an answer");
+        }
+        let mut area = vec![0; AREA_LEN];
+        let mut with_target = packets(cipher, "192.0.2.7:53");
+        let whole = ours.seal(&[&header[..], b"hi"].concat(), NOW, &mut area).unwrap();
+        assert_eq!(whole, with_target.seal(b"hi", NOW, &mut area).unwrap(), "passed through");
+        let error = ours.seal(b"GET /", NOW, &mut area).unwrap_err();
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::DESTADDRREQ));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,7 +12,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 
-use crate::{BoxFuture, ConnectError, end_of_io_error};
+use crate::{BoxFuture, ConnectError, Source, end_of_io_error};
 
 /// An attempt to open datagrams. It obeys the rules of [`Connector::connect`](crate::Connector::connect).
 pub type DatagramDial = BoxFuture<'static, Result<DatagramUpstream, ConnectError>>;
@@ -71,12 +72,16 @@ pub(crate) struct ConnectedUdp {
 }
 
 impl ConnectedUdp {
-    /// Opens a socket that talks to `address` only. Nothing is sent and nothing waited for.
-    pub(crate) fn open(address: SocketAddr) -> io::Result<Self> {
+    /// Opens a socket that talks to `address` only, from `source`. Nothing is sent and nothing waited for.
+    pub(crate) fn open(address: SocketAddr, source: &Source) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        // Not bound first: in between, datagrams of anybody would come in.
+        // Not bound first without need: in between, datagrams of anybody come in.
+        let is_bound = source.apply(&SockRef::from(&socket), address.ip())?;
         socket.connect(&address.into())?;
+        if is_bound {
+            drop_what_came(&socket);
+        }
         let socket = Arc::new(UdpSocket::from_std(socket.into())?);
         Ok(Self { failed: failure_of(&socket), socket })
     }
@@ -95,6 +100,18 @@ impl ConnectedUdp {
             if let Some(error) = found {
                 return Poll::Ready(error);
             }
+        }
+    }
+}
+
+/// Drops what came in before the socket was connected. Nothing was sent yet, so nothing of the target is lost. A target
+/// that floods the socket all the same ends this no later than anybody's datagrams would fill the socket's buffer.
+fn drop_what_came(socket: &Socket) {
+    const MOST: usize = 4096;
+    let mut byte = [MaybeUninit::uninit()];
+    for _ in 0..MOST {
+        if socket.recv(&mut byte).is_err() {
+            return;
         }
     }
 }
@@ -130,10 +147,10 @@ impl DatagramSocket for ConnectedUdp {
 }
 
 /// The reason for which an error on a socket ends its stream, as [`end_of_io_error`] has it; `None` when the error cost
-/// one datagram and the next one may well pass: too large for the path, or no buffer for it.
+/// one datagram and the next one may well pass: too large for the path, no buffer for it, or no target in it.
 pub fn end_of_datagram_error(error: &io::Error) -> Option<&'static str> {
     match Errno::from_io_error(error) {
-        Some(Errno::MSGSIZE | Errno::NOBUFS | Errno::NOMEM) => None,
+        Some(Errno::MSGSIZE | Errno::NOBUFS | Errno::NOMEM | Errno::DESTADDRREQ) => None,
         _ => Some(end_of_io_error(error)),
     }
 }
@@ -146,7 +163,7 @@ mod tests {
 
     fn pair() -> (ConnectedUdp, std::net::UdpSocket) {
         let target = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        (ConnectedUdp::open(target.local_addr().unwrap()).unwrap(), target)
+        (ConnectedUdp::open(target.local_addr().unwrap(), &Source::default()).unwrap(), target)
     }
 
     async fn send(socket: &mut ConnectedUdp, datagram: &[u8]) -> io::Result<()> {
@@ -189,6 +206,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn datagrams_leave_from_the_chosen_address() {
+        let target = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let source = Source::new(&["127.0.0.9".parse().unwrap()], Some("lo"));
+        let mut ours = ConnectedUdp::open(target.local_addr().unwrap(), &source).unwrap();
+        send(&mut ours, b"hello").await.unwrap();
+        let (_, from) = target.recv_from(&mut [0; 9]).unwrap();
+        assert_eq!(from.ip().to_string(), "127.0.0.9");
+        target.send_to(b"answer", from).unwrap();
+        assert_eq!(recv(&mut ours).await.unwrap(), b"answer");
+    }
+
+    #[test]
+    fn what_strangers_sent_before_the_connect_is_dropped() {
+        let [stranger, target] =
+            ["127.0.0.1:0"; 2].map(|address| std::net::UdpSocket::bind(address).unwrap());
+        let ours = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        ours.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let here = ours.local_addr().unwrap().as_socket().unwrap();
+        for datagram in [&b""[..], b"let me in"] {
+            stranger.send_to(datagram, here).unwrap();
+        }
+        ours.connect(&target.local_addr().unwrap().into()).unwrap();
+        drop_what_came(&ours);
+        target.send_to(b"the target", here).unwrap();
+        let mut space = [0; 9];
+        std::net::UdpSocket::from(ours).recv(&mut space).unwrap();
+        assert_eq!(&space, b"the targe");
+    }
+
+    #[tokio::test]
     async fn who_only_receives_is_woken_by_a_refusal() {
         let (mut ours, target) = pair();
         drop(target);
@@ -224,6 +272,7 @@ mod tests {
             (Errno::MSGSIZE, None),
             (Errno::NOBUFS, None),
             (Errno::NOMEM, None),
+            (Errno::DESTADDRREQ, None),
             (Errno::CONNREFUSED, Some("refused")),
             (Errno::HOSTUNREACH, Some("unreachable")),
             (Errno::PERM, Some("unreachable")),

@@ -13,7 +13,7 @@ use crate::datagrams::ConnectedUdp;
 use crate::race::{dial_order, race};
 use crate::{
     BoxFuture, ConnectError, Connector, DatagramDial, DatagramSocket, DatagramUpstream,
-    EgressPolicy, NoDatagrams, OpenRequest, Resolve, ResolveError, Upstream,
+    EgressPolicy, NoDatagrams, OpenRequest, Resolve, ResolveError, Source, Upstream,
 };
 
 /// How long opening an upstream may take when nobody says otherwise.
@@ -32,6 +32,8 @@ const KEEPALIVE_RETRIES: u32 = 4;
 ///
 /// A UDP socket goes to the first of these addresses to which this host has a way. Whether somebody listens there shows
 /// only when datagrams are sent, so no other address is tried then.
+///
+/// Both leave from the [`Source`] that was chosen. Questions to name servers do not.
 pub struct Direct {
     shared: Arc<Shared>,
 }
@@ -39,12 +41,18 @@ pub struct Direct {
 struct Shared {
     policy: EgressPolicy,
     resolver: Arc<dyn Resolve>,
+    source: Source,
 }
 
 impl Direct {
-    /// Makes a connector with the given policy and way to resolve names.
+    /// Makes a connector with the given policy and way to resolve names, which leaves from wherever the system likes.
     pub fn new(policy: EgressPolicy, resolver: Arc<dyn Resolve>) -> Self {
-        Self { shared: Arc::new(Shared { policy, resolver }) }
+        Self::from_source(policy, resolver, Source::default())
+    }
+
+    /// Makes a connector that leaves from `source`.
+    pub fn from_source(policy: EgressPolicy, resolver: Arc<dyn Resolve>, source: Source) -> Self {
+        Self { shared: Arc::new(Shared { policy, resolver, source }) }
     }
 
     /// Opens the connection itself, for a connector that goes to its targets by way of a node. Whoever calls bounds
@@ -96,7 +104,7 @@ impl Shared {
             .map(|address| SocketAddr::new(address, target.port))
             .collect();
         race(order, |address| async move {
-            dial(address).await.map_err(|error| ConnectError::from(&error))
+            dial(address, &self.source).await.map_err(|error| ConnectError::from(&error))
         })
         .await
     }
@@ -106,7 +114,7 @@ impl Shared {
         let mut telling = ConnectError::Unreachable;
         for address in dial_order(&addresses) {
             // It fails here only for want of a route or of descriptors: nothing is sent yet.
-            match ConnectedUdp::open(SocketAddr::new(address, target.port)) {
+            match ConnectedUdp::open(SocketAddr::new(address, target.port), &self.source) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => {
                     let error = ConnectError::from(&error);
@@ -157,7 +165,7 @@ fn is_localhost(name: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
-async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
+async fn dial(address: SocketAddr, source: &Source) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -168,6 +176,7 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
     SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    source.apply(&SockRef::from(&socket), address.ip())?;
     socket.connect(address).await
 }
 
@@ -199,10 +208,23 @@ mod tests {
     #[tokio::test]
     async fn the_socket_sends_at_once_and_notices_a_dead_target() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let stream = dial(listener.local_addr().unwrap()).await.unwrap();
+        let stream = dial(listener.local_addr().unwrap(), &Source::default()).await.unwrap();
         assert!(stream.nodelay().unwrap());
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
+    }
+
+    #[tokio::test]
+    async fn a_connection_leaves_from_the_chosen_address_and_interface() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let source = Source::new(&["127.0.0.9".parse().unwrap()], Some("lo"));
+        let stream = dial(listener.local_addr().unwrap(), &source).await.unwrap();
+        let (_, peer) = listener.accept().unwrap();
+        assert_eq!(peer, stream.local_addr().unwrap());
+        assert_eq!(peer.ip().to_string(), "127.0.0.9");
+        assert_eq!(SockRef::from(&stream).device().unwrap().unwrap(), b"lo");
+        let error = dial("[::1]:1".parse().unwrap(), &source).await.unwrap_err();
+        assert_eq!(ConnectError::from(&error), ConnectError::Unreachable);
     }
 }

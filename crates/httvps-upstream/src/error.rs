@@ -20,12 +20,16 @@ pub enum ConnectError {
     Reset,
     /// The destination policy does not let the target through.
     Denied(Denied),
+    /// The node by way of which the stream goes does not let the target through.
+    DeniedByNode,
     /// The target's name did not lead to an address.
     ResolveFailed(ResolveError),
     /// The client named no target, and this connector needs one.
     NoTarget,
     /// This host has no descriptor, buffer or memory left for another connection.
     Overload,
+    /// The way out does not carry streams of this kind.
+    NotOffered,
     /// Any other error of the operating system.
     Io,
 }
@@ -47,17 +51,18 @@ pub enum ResolveError {
 
 impl ConnectError {
     /// The reason as it stands on the wire and in metric labels. One of `refused`, `unreachable`, `timeout`, `reset`,
-    /// `denied`, `resolve_failed`, `no_target`, `overload`, `io`.
+    /// `denied`, `resolve_failed`, `no_target`, `overload`, `not_offered`, `io`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
             Self::TimedOut => "timeout",
             Self::Reset => "reset",
-            Self::Denied(_) => "denied",
+            Self::Denied(_) | Self::DeniedByNode => "denied",
             Self::ResolveFailed(_) => "resolve_failed",
             Self::NoTarget => "no_target",
             Self::Overload => "overload",
+            Self::NotOffered => "not_offered",
             Self::Io => "io",
         }
     }
@@ -74,19 +79,28 @@ impl ConnectError {
             Self::Io => 2,
             // A host without IPv6 fails so at once for every IPv6 address; that hides nothing better.
             Self::Unreachable => 1,
-            Self::Denied(_) | Self::ResolveFailed(_) | Self::NoTarget => 0,
+            Self::Denied(_)
+            | Self::DeniedByNode
+            | Self::ResolveFailed(_)
+            | Self::NoTarget
+            | Self::NotOffered => 0,
         }
     }
 }
 
 impl From<&io::Error> for ConnectError {
     fn from(error: &io::Error) -> Self {
+        // What we put in ourselves.
+        if let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Self>()) {
+            return *error;
+        }
         // By number first: the standard library has no kind for most of these.
         match Errno::from_io_error(error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                 return Self::Overload;
             }
-            Some(Errno::AFNOSUPPORT) => return Self::Unreachable,
+            // The latter is an interface that is gone.
+            Some(Errno::AFNOSUPPORT | Errno::NODEV) => return Self::Unreachable,
             _ => {}
         }
         match error.kind() {
@@ -105,6 +119,13 @@ impl From<&io::Error> for ConnectError {
             io::ErrorKind::OutOfMemory => Self::Overload,
             _ => Self::Io,
         }
+    }
+}
+
+/// The error comes back out of it as it went in.
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> Self {
+        Self::other(error)
     }
 }
 
@@ -128,9 +149,11 @@ impl fmt::Display for ConnectError {
             Self::TimedOut => "the target did not answer in time",
             Self::Reset => "the target broke the connection off",
             Self::Denied(denied) => return denied.fmt(f),
+            Self::DeniedByNode => "the node does not let the target through",
             Self::ResolveFailed(error) => return error.fmt(f),
             Self::NoTarget => "the stream names no target; give host:port",
             Self::Overload => "the gateway has no room for another connection",
+            Self::NotOffered => "the way out does not carry streams of this kind",
             Self::Io => "the connection failed",
         })
     }
@@ -175,6 +198,7 @@ mod tests {
             (Errno::NETDOWN, "unreachable"),
             (Errno::ADDRNOTAVAIL, "unreachable"),
             (Errno::AFNOSUPPORT, "unreachable"),
+            (Errno::NODEV, "unreachable"),
             (Errno::PERM, "unreachable"),
             (Errno::ACCESS, "unreachable"),
             (Errno::TIMEDOUT, "timeout"),
@@ -205,9 +229,12 @@ mod tests {
             ConnectError::ResolveFailed(ResolveError::NoSuchName),
             ConnectError::NoTarget,
             ConnectError::Overload,
+            ConnectError::NotOffered,
             ConnectError::Io,
         ];
+        assert_eq!(ConnectError::DeniedByNode.reason(), "denied");
         for (i, error) in errors.iter().enumerate() {
+            assert_eq!(ConnectError::from(&io::Error::from(*error)), *error);
             for other in &errors[..i] {
                 assert_ne!(error.reason(), other.reason());
                 assert_ne!(error.to_string(), other.to_string());

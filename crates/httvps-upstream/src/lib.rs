@@ -4,7 +4,7 @@
 //! answers by itself; [`Direct`] opens TCP connections and UDP sockets, and only to addresses that an [`EgressPolicy`]
 //! lets through. What goes wrong is a [`ConnectError`], whose reason is a word from a closed set.
 //!
-//! Reading order: [`Connector`] → [`DatagramSocket`] → [`Direct`] → [`EgressPolicy`], [`Resolve`] → [`ConnectError`].
+//! Reading order: [`Connector`] → [`DatagramSocket`] → [`Direct`] → [`EgressPolicy`], [`Resolve`], [`Source`] → [`ConnectError`].
 
 mod connector;
 mod datagrams;
@@ -14,6 +14,7 @@ mod fake;
 mod policy;
 mod race;
 mod resolve;
+mod source;
 
 pub use connector::{BoxFuture, ByteStream, Connector, OpenRequest, Upstream};
 pub use datagrams::{
@@ -24,3 +25,4 @@ pub use error::{ConnectError, ResolveError, end_of_io_error};
 pub use fake::Fake;
 pub use policy::{AddressClass, Denied, EgressPolicy};
 pub use resolve::{Resolve, SystemResolver};
+pub use source::{Source, SourceError};

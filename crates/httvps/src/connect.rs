@@ -443,7 +443,9 @@ impl fmt::Display for Hint<'_> {
                 "no_active_subscription" => "; renew the subscription",
                 _ => "; ask the operator of the gateway",
             },
-            ConnectError::BackendUnavailable => "; the operator has to see to it",
+            ConnectError::BackendUnavailable | ConnectError::NoNode { .. } => {
+                "; the operator has to see to it"
+            }
             ConnectError::BadHello(_) => "; check --device-id and the token",
             ConnectError::Tls(_) => "; check host and port in --gateway",
             // These say themselves what there is to be said.

@@ -20,6 +20,9 @@ Examples:
   # A dynamic key
   httvps upstream test ssconf://keys.example/anna
 
+  # A proxy
+  httvps upstream test socks5://192.0.2.1:1080
+
 Exit status: 0 streams work (datagrams may not), 1 they do not, 2 wrong usage.";
 
 #[derive(Args, Debug)]
@@ -33,14 +36,15 @@ enum UpstreamCommand {
     Test(TestArgs),
 }
 
-/// Make one real exchange by way of an Outline (Shadowsocks) node
+/// Make one real exchange by way of a node: Outline (Shadowsocks), SOCKS5 or HTTP proxy
 ///
 /// Connects, asks a web server for its head over a stream, and a name server in a datagram, and says
 /// what works, how long it took, or what is wrong. The password is not printed.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 struct TestArgs {
-    /// ss://…, ssconf://… or https://…; - reads it from standard input
+    /// ss://…, ssconf://…, https://…, or a proxy: socks5://, http:// or https:// with
+    /// [USER:PASSWORD@]HOST:PORT; - reads it from standard input
     key: String,
     /// Web server to ask by way of the node
     #[arg(long, value_name = "HOST:PORT", default_value = "example.com:80", value_parser = target)]
@@ -51,7 +55,7 @@ struct TestArgs {
     /// How long each step may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=300))]
     timeout: u64,
-    /// Certificates, PEM, to trust for a dynamic key besides those of the system
+    /// Certificates, PEM, to trust for a dynamic key or an https proxy besides those of the system
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
 }
@@ -99,10 +103,10 @@ async fn test(args: TestArgs) -> ExitCode {
     if report.stream.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn datagram_words(error: httvps_gateway::nodes::ProbeError) -> String {
-    use httvps_gateway::nodes::ProbeError;
+fn datagram_words(error: httvps_gateway::nodes::NodeError) -> String {
+    use httvps_gateway::nodes::NodeError;
     match error {
-        ProbeError::Silent => {
+        NodeError::Silent => {
             "no answer in time: the node takes no datagrams, the key is wrong, or the name server does not answer".to_owned()
         }
         other => other.to_string(),

@@ -6,50 +6,25 @@ import os
 import shutil
 import socket
 import struct
-import subprocess
 import threading
 
-from .gateway import ROOT, free_port
-from .poll import eventually
+from .gateway import ROOT
+from .process import Process
 
 METHOD = "chacha20-ietf-poly1305"
 _built = ROOT / "target" / "tools" / "bin" / "ssserver"
 SSSERVER = os.environ.get("SSSERVER") or (str(_built) if _built.exists() else shutil.which("ssserver") or "ssserver")
 
 
-class Node:
-    """A Shadowsocks server on a port of its own; `stop` and `start` as often as wanted."""
+class Node(Process):
+    """A Shadowsocks server."""
 
     def __init__(self, node_id="node-1", password="p4ss-w0rd", method=METHOD, region=None):
         self.node_id, self.password, self.method, self.region = node_id, password, method, region
-        self.port, self.process = free_port(), None
-        self.start()
+        super().__init__()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.stop()
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [SSSERVER, "-s", f"127.0.0.1:{self.port}", "-m", self.method, "-k", self.password, "-U"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(self._listens, 10, "ssserver listens")
-
-    def _listens(self):
-        assert self.process.poll() is None, "ssserver ended at its start"
-        try:
-            socket.create_connection(("127.0.0.1", self.port), 1).close()
-            return True
-        except OSError:
-            return False
-
-    def stop(self):
-        """Kills the process, and with it every connection."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(10)
+    def command(self):
+        return [SSSERVER, "-s", f"127.0.0.1:{self.port}", "-m", self.method, "-k", self.password, "-U"]
 
     @property
     def key(self):

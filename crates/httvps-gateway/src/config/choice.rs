@@ -12,10 +12,19 @@ pub enum UpstreamMode {
     Echo,
     /// Every byte is dropped.
     Blackhole,
-    /// TCP to the target that the client names.
+    /// TCP and UDP to the target that the client names.
     Direct,
     /// By way of the Outline node that the session was given.
     Outline,
+    /// By way of a node of the pool; the backend is not asked for one.
+    Proxy,
+}
+
+impl UpstreamMode {
+    /// Whether sessions leave by way of nodes.
+    pub fn uses_nodes(self) -> bool {
+        matches!(self, Self::Outline | Self::Proxy)
+    }
 }
 
 /// What `outline_assign` may be: who gives a session its node.
@@ -64,12 +73,13 @@ macro_rules! choice {
     };
 }
 
-choice! { UpstreamMode, "fake, echo, blackhole, direct or outline", "MODE":
+choice! { UpstreamMode, "fake, echo, blackhole, direct, outline or proxy", "MODE":
     "fake" => UpstreamMode::Fake,
     "echo" => UpstreamMode::Echo,
     "blackhole" => UpstreamMode::Blackhole,
     "direct" => UpstreamMode::Direct,
     "outline" => UpstreamMode::Outline,
+    "proxy" => UpstreamMode::Proxy,
 }
 
 choice! { OutlineAssign, "backend, pool or backend_then_pool", "WHO":

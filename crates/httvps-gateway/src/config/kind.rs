@@ -345,7 +345,7 @@ impl Kind<Secret> for Hidden {
     }
 }
 
-fn items(text: &str) -> Result<Vec<&str>, String> {
+pub(super) fn items(text: &str) -> Result<Vec<&str>, String> {
     let items: Vec<&str> = text
         .split(',')
         .map(str::trim)

@@ -24,6 +24,7 @@ mod rules;
 mod secret;
 mod setting;
 mod size;
+mod source;
 mod table;
 #[cfg(test)]
 mod tests;

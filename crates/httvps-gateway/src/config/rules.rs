@@ -1,7 +1,7 @@
 //! Rules between settings.
 
 use super::error::ConfigError;
-use super::{Config, SETTINGS, Source, UpstreamMode};
+use super::{Config, OutlineAssign, SETTINGS, Source, UpstreamMode};
 
 /// Room in a message for what stands around the token and the device id of a `hello`.
 const HELLO_ROOM: usize = 512;
@@ -49,10 +49,16 @@ impl Config {
                 "more than both together",
             ));
         }
-        let needs_pool = self.upstream_mode == UpstreamMode::Outline
-            && self.outline_assign.uses_pool()
-            && self.outline_nodes_path.is_none();
-        if needs_pool {
+        let lacks_pool = self.uses_pool() && self.outline_nodes_path.is_none();
+        if lacks_pool && self.upstream_mode == UpstreamMode::Proxy {
+            return Err(self.clash(
+                "upstream_mode",
+                "needs a pool and there is none",
+                &["outline_nodes_path"],
+                "the path of a file with nodes in outline_nodes_path",
+            ));
+        }
+        if lacks_pool {
             return Err(self.clash(
                 "outline_assign",
                 "needs a pool and there is none",
@@ -94,6 +100,18 @@ impl Config {
         }
     }
 
+    /// Who gives a session its node.
+    pub fn assigner(&self) -> OutlineAssign {
+        match self.upstream_mode {
+            UpstreamMode::Proxy => OutlineAssign::Pool,
+            _ => self.outline_assign,
+        }
+    }
+
+    fn uses_pool(&self) -> bool {
+        self.upstream_mode.uses_nodes() && self.assigner().uses_pool()
+    }
+
     /// What is allowed and yet probably not meant, one line each.
     pub(super) fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
@@ -107,11 +125,25 @@ impl Config {
         if self.backend_ca_path.is_some() && !self.backend_base_url.is_https() {
             doubts.push("backend_ca_path has no effect: backend_base_url is not https".to_owned());
         }
-        if self.outline_nodes_path.is_some()
-            && (self.upstream_mode != UpstreamMode::Outline || !self.outline_assign.uses_pool())
-        {
+        if self.outline_nodes_path.is_some() && !self.uses_pool() {
             doubts.push(
-                "outline_nodes_path has no effect: it needs upstream_mode = outline and outline_assign = pool or backend_then_pool"
+                "outline_nodes_path has no effect: it needs upstream_mode = proxy, or upstream_mode = outline and outline_assign = pool or backend_then_pool"
+                    .to_owned(),
+            );
+        }
+        let is_direct = self.upstream_mode == UpstreamMode::Direct;
+        for (key, is_set) in [
+            ("direct_source_address", !self.direct_source_address.is_empty()),
+            ("direct_interface", self.direct_interface.is_some()),
+        ] {
+            if is_set && !is_direct {
+                doubts.push(format!("{key} has no effect: it needs upstream_mode = direct"));
+            }
+        }
+        let is_proxy = self.upstream_mode == UpstreamMode::Proxy;
+        if is_proxy && self.sources[index_of("outline_assign")] != Source::Default {
+            doubts.push(
+                "outline_assign has no effect: with upstream_mode = proxy the pool gives the nodes"
                     .to_owned(),
             );
         }

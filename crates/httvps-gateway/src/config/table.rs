@@ -11,11 +11,13 @@ use super::kind::{
 use super::listen::ListenAddr;
 use super::secret::Secret;
 use super::setting::settings;
+use super::source::{Addresses, Interface};
 use super::url::BackendUrl;
 use crate::config::{OutlineAssign, UpstreamMode};
 use crate::log::{LogFormat, LogLevel};
 use httvps_proto::Target;
 use ipnet::IpNet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -82,12 +84,21 @@ settings! {
     "Upstream" {
         /// Where streams go: `fake` and `echo` send every byte back, `blackhole` drops them,
         /// `direct` opens TCP connections and UDP sockets to the targets that clients name, `outline`
-        /// does so by way of an Outline (Shadowsocks) node that each session is given.
+        /// does so by way of an Outline (Shadowsocks) node that each session is given, `proxy` by way
+        /// of a node of the pool (`outline_nodes_path`), most often a SOCKS5 or HTTP proxy.
         upstream_mode: UpstreamMode as Choice, env GATEWAY_UPSTREAM_MODE, default "fake";
 
         /// Networks that `direct` may reach although they are not public. A bare address is a
         /// network of one.
         egress_allow: Vec<IpNet> as Networks, env GATEWAY_EGRESS_ALLOW;
+
+        /// The address of this host that the connections and datagrams of `direct` leave from: one
+        /// of IPv4, of IPv6, or one of each. Targets of a family without one cannot be reached then.
+        direct_source_address: Vec<IpAddr> as Addresses, env GATEWAY_DIRECT_SOURCE_ADDRESS;
+
+        /// The network interface that the connections and datagrams of `direct` leave by. Questions to
+        /// name servers do not.
+        direct_interface: Option<String> as Maybe<Interface>, env GATEWAY_DIRECT_INTERFACE;
 
         /// How long opening one upstream may take, name resolution included.
         dial_timeout: Duration as Time, env GATEWAY_DIAL_TIMEOUT, default "10s",
@@ -107,15 +118,16 @@ settings! {
             range "10ms" to "1h";
     }
 
-    "Outline" {
+    "Nodes (upstream_mode outline and proxy)" {
         /// Who gives a session its node, with `upstream_mode` `outline`: the backend
         /// (`assign-outline`), the pool of `outline_nodes_path`, or the pool only when the backend
-        /// has no answer.
+        /// has no answer. With `proxy` it is the pool.
         outline_assign: OutlineAssign as Choice, env GATEWAY_OUTLINE_ASSIGN, default "backend";
 
-        /// The file with the pool: `nodes:`, a list of `id`, `key` (`ss://`, `ssconf://` or
-        /// `https://`), and optionally `region`, `weight` (1) and `priority` (0, the lowest number is
-        /// used first). It holds secrets.
+        /// The file with the pool: `nodes:`, a list of `id`, `key`, and optionally `region`, `weight`
+        /// (1) and `priority` (0, the lowest number is used first). A key is Outline's (`ss://`,
+        /// `ssconf://` or `https://` with a path) or a proxy's (`socks5://`, `http://` or `https://`
+        /// with `[user:password@]host:port` and nothing behind). The file holds secrets.
         outline_nodes_path: Option<PathBuf> as Maybe<YamlFile>, env GATEWAY_OUTLINE_NODES_PATH;
 
         /// How often that file is looked at; a change is taken over without dropping a stream.
@@ -127,11 +139,11 @@ settings! {
         outline_key_refresh: Duration as Time, env GATEWAY_OUTLINE_KEY_REFRESH, default "10m",
             range "1s" to "168h";
 
-        /// Certificates, PEM, that are trusted for `ssconf://` and `https://` keys besides those of
-        /// the system.
+        /// Certificates, PEM, that are trusted for `ssconf://` and `https://` keys and for `https://`
+        /// proxies besides those of the system.
         outline_ca_path: Option<PathBuf> as Maybe<File>, env GATEWAY_OUTLINE_CA_PATH;
 
-        /// How long connecting to one node may take; then the next one is tried, within
+        /// How long connecting to one node may take, with TLS and password where it has them; then the next one is tried, within
         /// `dial_timeout`.
         outline_dial_timeout: Duration as Time, env GATEWAY_OUTLINE_DIAL_TIMEOUT, default "3s",
             range "10ms" to "5m";

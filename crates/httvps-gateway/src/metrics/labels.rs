@@ -190,7 +190,7 @@ labels! {
         Out = "out",
     }
 
-    /// Who gave a session its Outline node, or why it has none.
+    /// Who gave a session its node, or why it has none.
     Assignment, "result" {
         /// The backend.
         Backend = "backend",
@@ -204,7 +204,7 @@ labels! {
         BadKey = "bad_key",
     }
 
-    /// What came of a dial to an Outline node.
+    /// What came of a dial to a node.
     NodeDial, "result" {
         /// It stood.
         Ok = "ok",
@@ -214,15 +214,15 @@ labels! {
         Timeout = "timeout",
     }
 
-    /// What came of a probe of an Outline node.
+    /// What came of a probe of a node.
     NodeProbe, "result" {
         /// The probe's target answered by way of the node.
         Ok = "ok",
         /// The node was not reached.
         Unreachable = "unreachable",
-        /// The node, or the target behind it, did not answer.
+        /// The node, or the target behind it, did not answer, or the node opened no way to it.
         Silent = "silent",
-        /// The node's answer does not fit the key.
+        /// The node's answer does not fit the key, or its protocol, password or certificate is wrong.
         WrongKey = "wrong_key",
     }
 

@@ -1,4 +1,4 @@
-//! Metrics that exist once for each Outline node.
+//! Metrics that exist once for each node: Outline, SOCKS5, HTTP.
 
 use super::Metrics;
 use super::instrument::{BUCKETS, Instrument};

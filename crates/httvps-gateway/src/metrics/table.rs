@@ -111,28 +111,28 @@ families! {
     connections: Counter = "httvps_gateway_connections_total";
     /// Connections that are open, with or without a session.
     open_connections: Gauge = "httvps_gateway_open_connections";
-    /// Sessions that asked for an Outline node, at their begin or to replace one that fails, by who gave
+    /// Sessions that asked for a node, at their begin or to replace one that fails, by who gave
     /// it or why there was none.
     outline_assignments: Counts<Assignment> = "httvps_gateway_outline_assignments_total";
-    /// Sessions that moved to another Outline node because theirs failed or was removed.
+    /// Sessions that moved to another node because theirs failed or was removed.
     outline_moves: Counter = "httvps_gateway_outline_moves_total";
     /// Fetches of `ssconf://` and `https://` keys that failed.
     outline_key_failures: Counter = "httvps_gateway_outline_key_failures_total";
-    /// Whether an Outline node is healthy (0), degraded (1) or down (2).
+    /// Whether a node is healthy (0), degraded (1) or down (2).
     outline_node_state: PerNode<Gauge> = "httvps_gateway_outline_node_state";
-    /// Streams that are open by way of an Outline node.
+    /// Streams that are open by way of a node.
     outline_active_streams: PerNode<Gauge> = "httvps_gateway_outline_active_streams";
-    /// Dials to an Outline node, by result.
+    /// Dials to a node, by result.
     outline_dials: CountsPerNode<NodeDial> = "httvps_gateway_outline_dials_total";
-    /// Time of a dial to an Outline node in seconds.
+    /// Time of a dial to a node in seconds.
     outline_dial_duration: PerNode<Histogram> = "httvps_gateway_outline_dial_duration_seconds";
     /// Time from the first byte of a stream to the first byte back in seconds.
     outline_first_byte_duration: PerNode<Histogram> = "httvps_gateway_outline_first_byte_duration_seconds";
-    /// Payload bytes to an Outline node.
+    /// Payload bytes to a node.
     outline_bytes_in: PerNode<Counter> = "httvps_gateway_outline_bytes_in_total";
-    /// Payload bytes from an Outline node.
+    /// Payload bytes from a node.
     outline_bytes_out: PerNode<Counter> = "httvps_gateway_outline_bytes_out_total";
-    /// Probes of an Outline node, by result.
+    /// Probes of a node, by result.
     outline_probes: CountsPerNode<NodeProbe> = "httvps_gateway_outline_probes_total";
     /// Reloads of the certificate, by result.
     certificate_reloads: Counts<ReloadResult> = "httvps_gateway_certificate_reloads_total";

@@ -1,7 +1,7 @@
 //! Which node a session has.
 
 use super::node::Node;
-use httvps_shadowsocks::Client;
+use super::way::Way;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,7 +12,7 @@ const DOUBTS: u32 = 3;
 pub(super) struct Assignment {
     node: Arc<Node>,
     /// The key of this session alone, from the backend; none = that of the pool's node.
-    own: Option<Arc<Client>>,
+    own: Option<Arc<Way>>,
     /// Streams in a row without an answer.
     doubts: AtomicU32,
 }
@@ -24,11 +24,11 @@ impl Assignment {
     }
 
     /// A node of the backend, with the key that came with it.
-    pub(super) fn of_backend(node: Arc<Node>, client: Arc<Client>) -> Self {
-        Self::new(node, Some(client))
+    pub(super) fn of_backend(node: Arc<Node>, way: Arc<Way>) -> Self {
+        Self::new(node, Some(way))
     }
 
-    fn new(node: Arc<Node>, own: Option<Arc<Client>>) -> Self {
+    fn new(node: Arc<Node>, own: Option<Arc<Way>>) -> Self {
         node.enter();
         Self { node, own, doubts: AtomicU32::new(0) }
     }
@@ -37,8 +37,8 @@ impl Assignment {
         &self.node
     }
 
-    pub(super) fn client(&self) -> Option<Arc<Client>> {
-        self.own.clone().or_else(|| self.node.client())
+    pub(super) fn way(&self) -> Option<Arc<Way>> {
+        self.own.clone().or_else(|| self.node.way())
     }
 
     /// Whether new streams shall look for another node: this one left the pool, or this session's

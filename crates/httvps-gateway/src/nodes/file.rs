@@ -140,7 +140,8 @@ mod tests {
             ("nodes:\n  - {id: a, kye: ss://hunter2}\n", "line 2"),
             ("nodes:\n  - {id: a b, key: ss://hunter2}\n", "line 2: the id of a node"),
             ("nodes:\n  - {id: a, key: ss://hunter2}\n", "line 2: the key of the node a: "),
-            ("nodes:\n  - {id: a, key: 'http://hunter2/'}\n", "use https://"),
+            ("nodes:\n  - {id: a, key: 'http://hunter2/k'}\n", "use https://"),
+            ("nodes:\n  - {id: a, key: 'socks5://u:hunter2@h'}\n", "no port"),
             ("nodes:\n  - {id: a, key: [hunter2]}\n", "line 2: is not valid"),
             (
                 &format!("nodes:\n  - {{id: a, key: '{KEY}', weight: hunter2}}\n"),

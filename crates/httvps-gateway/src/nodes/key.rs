@@ -1,6 +1,7 @@
 //! A key as it stands in a configuration: itself, or where to fetch it.
 
 use crate::backend::OutlineKey;
+use httvps_proxies::ProxyKey;
 use httvps_shadowsocks::{AccessKey, KeyError};
 use hyper::Uri;
 use std::fmt;
@@ -16,6 +17,8 @@ const DEFAULT_METHOD: &str = "chacha20-ietf-poly1305";
 pub enum KeySource {
     /// An `ss://` key.
     Static(AccessKey),
+    /// A `socks5://`, `http://` or `https://` proxy.
+    Proxy(ProxyKey),
     /// An `ssconf://` or `https://` key: where the real one is fetched from.
     Dynamic(KeyUrl),
 }
@@ -29,26 +32,41 @@ pub struct KeyUrl(Uri);
 pub enum KeyProblem {
     /// An `ss://` key that is wrong.
     Key(KeyError),
+    /// A proxy's key that is wrong.
+    Proxy(httvps_proxies::KeyError),
+    /// Something else than an Outline key where nothing else is taken.
+    NoOutline,
     /// A URL that is wrong: how.
     Url(&'static str),
 }
 
 impl KeySource {
-    /// Reads `ss://…`, `ssconf://…` or `https://…`.
+    /// Reads `ss://…`, `ssconf://…`, `https://…`, or a proxy's `socks5://…`, `http://…`, `https://…`.
+    ///
+    /// `https://` with a path is a dynamic key, without one a proxy.
     pub fn parse(text: &str) -> Result<Self, KeyProblem> {
         let text = text.trim_ascii();
         let (scheme, rest) = text.split_once("://").unwrap_or((text, ""));
         match scheme.to_ascii_lowercase().as_str() {
-            "ssconf" | "https" => KeyUrl::parse(rest).map(Self::Dynamic),
-            "http" => Err(KeyProblem::Url("http:// shows the key to the whole path; use https://")),
+            "ssconf" => KeyUrl::parse(rest).map(Self::Dynamic),
+            "https" if has_path(rest) => KeyUrl::parse(rest).map(Self::Dynamic),
+            "http" if has_path(rest) => Err(KeyProblem::Url(
+                "http:// shows the key to the whole path; use https:// (a proxy is http://HOST:PORT)",
+            )),
+            "socks5" | "http" | "https" => {
+                ProxyKey::parse(text).map(Self::Proxy).map_err(KeyProblem::Proxy)
+            }
             _ => AccessKey::parse(text).map(Self::Static).map_err(KeyProblem::Key),
         }
     }
 
-    /// Takes what a backend gave.
+    /// Takes what a backend gave. It assigns Outline nodes; proxies are the operator's own affair.
     pub(crate) fn of_backend(key: &OutlineKey) -> Result<Self, KeyProblem> {
         match key {
-            OutlineKey::Url(url) => Self::parse(url.expose()),
+            OutlineKey::Url(url) => match Self::parse(url.expose())? {
+                Self::Proxy(_) => Err(KeyProblem::NoOutline),
+                key => Ok(key),
+            },
             OutlineKey::Parts { host, port, method, password } => {
                 let method = method.as_deref().unwrap_or(DEFAULT_METHOD);
                 AccessKey::from_parts(host, *port, method, password.expose())
@@ -57,6 +75,12 @@ impl KeySource {
             }
         }
     }
+}
+
+/// Whether there is something behind host and port, as behind those of a proxy there is not.
+fn has_path(rest: &str) -> bool {
+    let rest = rest.split('#').next().unwrap_or_default();
+    rest.split_once(['/', '?']).is_some_and(|(_, path)| !path.is_empty())
 }
 
 impl KeyUrl {
@@ -89,6 +113,7 @@ impl fmt::Debug for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Static(key) => key.fmt(f),
+            Self::Proxy(key) => key.fmt(f),
             Self::Dynamic(url) => url.fmt(f),
         }
     }
@@ -104,6 +129,8 @@ impl fmt::Display for KeyProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(error) => error.fmt(f),
+            Self::Proxy(error) => error.fmt(f),
+            Self::NoOutline => f.write_str("it is no Outline key"),
             Self::Url(words) => f.write_str(words),
         }
     }
@@ -133,15 +160,32 @@ mod tests {
         }
         for (text, part) in [
             ("http://h.example/k", "use https://"),
-            ("https://", "cannot be read"),
+            ("https://", "no port"),
+            ("https://h.example/", "no port"),
             ("ssconf:///k", "cannot be read"),
-            ("https://u:hunter2@h.example/", "user name"),
-            ("https://h example/", "cannot be read"),
+            ("https://u:hunter2@h.example/k", "user name"),
+            ("https://h example/k", "cannot be read"),
+            ("socks5://hunter2@h:1", "needs a password"),
+            ("socks5://h:1/hunter2", "nothing behind"),
+            ("https://u:hunter2@h", "no port"),
             ("hunter2", ""),
             ("", ""),
         ] {
             let problem = KeySource::parse(text).expect_err(text).to_string();
             assert!(problem.contains(part) && !problem.contains("hunter2"), "{text}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_has_no_path_and_a_dynamic_key_has_one() {
+        for text in ["socks5://u:hunter2@h:1", "http://h:1", "https://u:hunter2@h:1/#x"] {
+            let Ok(KeySource::Proxy(key)) = KeySource::parse(text) else { panic!("{text}") };
+            assert!(!format!("{key:?}").contains("hunter2"));
+            let url = OutlineKey::Url(Secret::new(text.to_owned()));
+            assert_eq!(KeySource::of_backend(&url), Err(KeyProblem::NoOutline));
+        }
+        for text in ["https://h:1/k", "https://h?k", "ssconf://h:1"] {
+            assert!(matches!(KeySource::parse(text), Ok(KeySource::Dynamic(_))), "{text}");
         }
     }
 

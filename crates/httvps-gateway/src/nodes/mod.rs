@@ -1,15 +1,20 @@
-//! Which Outline node a session uses.
+//! Which node a session uses: Outline (Shadowsocks), SOCKS5 or HTTP CONNECT.
+//!
+//! Settings, metrics and log events begin with `outline_`, after the nodes that were first; they are
+//! of every node, and so is `Outline`.
 //!
 //! Without I/O: [`health`] (the state of one node, its breaker) and [`select`] (which of several).
 //! Around them: `outline` holds all nodes of a gateway and gives sessions theirs, `session` is the
-//! connector of one session and moves it when its node fails, `probe` makes real exchanges, `file`,
-//! `key`, `document` and `fetch` read keys.
+//! connector of one session and moves it when its node fails, `probe` makes real exchanges, `way` is
+//! where the protocols of nodes differ, `file`, `key`, `document` and `fetch` read keys.
 
 mod assignment;
 mod datagrams;
 mod document;
+mod error;
 mod fetch;
 mod file;
+mod header_first;
 pub mod health;
 mod key;
 mod node;
@@ -19,9 +24,11 @@ mod report;
 pub mod select;
 mod session;
 mod stream;
+mod way;
 
+pub use error::NodeError;
 pub use fetch::{FetchError, Fetcher};
 pub use key::{KeyProblem, KeySource, KeyUrl};
 pub(crate) use outline::{Assigned, Outline, OutlineSetup};
-pub use probe::{Exchange, ProbeError, exchange, exchange_datagrams};
+pub use probe::Exchange;
 pub use report::{Report, test_key};

@@ -1,9 +1,9 @@
 //! One node: its health, its key and its metrics.
 
 use super::health::{Health, Pass, State, Thresholds};
+use super::way::Way;
 use crate::metrics::{NodeDial, NodeMetrics, NodeProbe};
 use arc_swap::ArcSwapOption;
-use httvps_shadowsocks::Client;
 use httvps_upstream::ConnectError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,7 @@ pub(super) struct Node {
     health: Mutex<Health>,
     /// The key that probes use, and the streams of sessions that the pool gave the node; none
     /// until a dynamic key was fetched.
-    client: ArcSwapOption<Client>,
+    way: ArcSwapOption<Way>,
     /// Asks for a probe before its time.
     pub(super) probe_now: Arc<Notify>,
     /// Assignments that sessions and streams hold.
@@ -33,7 +33,7 @@ impl Node {
             id: id.into(),
             metrics,
             health: Mutex::new(Health::new(thresholds)),
-            client: ArcSwapOption::empty(),
+            way: ArcSwapOption::empty(),
             probe_now: Arc::default(),
             users: AtomicUsize::new(0),
             is_in_pool: AtomicBool::new(false),
@@ -49,15 +49,15 @@ impl Node {
         &self.metrics
     }
 
-    pub(super) fn client(&self) -> Option<Arc<Client>> {
-        self.client.load_full()
+    pub(super) fn way(&self) -> Option<Arc<Way>> {
+        self.way.load_full()
     }
 
     /// Sets the key. True when it is another one than before.
-    pub(super) fn set_client(&self, client: Arc<Client>) -> bool {
-        let is_new = self.client.load().as_ref().is_none_or(|old| old.key() != client.key());
+    pub(super) fn set_way(&self, way: Arc<Way>) -> bool {
+        let is_new = self.way.load().as_ref().is_none_or(|old| !old.is_same(&way));
         if is_new {
-            self.client.store(Some(client));
+            self.way.store(Some(way));
         }
         is_new
     }

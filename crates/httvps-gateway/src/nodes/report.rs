@@ -1,8 +1,10 @@
 //! One real exchange with a key: what works, or what is wrong.
 
+use super::error::NodeError;
 use super::fetch::Fetcher;
 use super::key::KeySource;
-use super::probe::{self, Exchange, ProbeError};
+use super::probe::{self, Exchange};
+use super::way::{Dialer, Way};
 use httvps_proto::Target;
 use httvps_shadowsocks::Client;
 use std::path::Path;
@@ -11,12 +13,12 @@ use std::time::Duration;
 /// What a test of a key found.
 #[derive(Debug)]
 pub struct Report {
-    /// The node and its cipher, without what is secret.
+    /// The node and its protocol or cipher, without what is secret.
     pub node: String,
     /// A stream to the web server by way of the node.
-    pub stream: Result<Exchange, ProbeError>,
+    pub stream: Result<Exchange, NodeError>,
     /// A query to the name server by way of the node: the time to its answer.
-    pub datagrams: Result<Duration, ProbeError>,
+    pub datagrams: Result<Duration, NodeError>,
 }
 
 /// Tests a key: reads it, fetches it if it is a dynamic one, asks the web server `web` for its head
@@ -29,15 +31,16 @@ pub async fn test_key(
     dns: &Target,
     timeout: Duration,
 ) -> Result<Report, String> {
-    let key = match KeySource::parse(text).map_err(|problem| problem.to_string())? {
-        KeySource::Static(key) => key,
+    let way = match KeySource::parse(text).map_err(|problem| problem.to_string())? {
+        KeySource::Static(key) => Way::Shadowsocks(Client::new(key)),
+        KeySource::Proxy(key) => Way::Proxy(key),
         KeySource::Dynamic(url) => {
-            Fetcher::new(ca)?.fetch(&url).await.map_err(|error| error.to_string())?
+            let key = Fetcher::new(ca)?.fetch(&url).await.map_err(|error| error.to_string())?;
+            Way::Shadowsocks(Client::new(key))
         }
     };
-    let (dialer, node) = (probe::dialer(), key.to_string());
-    let client = Client::new(key);
-    let stream = probe::exchange(&dialer, &client, web, timeout, timeout).await;
-    let datagrams = probe::exchange_datagrams(&dialer, &client, dns, timeout).await;
-    Ok(Report { node, stream, datagrams })
+    let dialer = Dialer::new(ca)?;
+    let stream = probe::exchange(&dialer, &way, web, timeout, timeout).await;
+    let datagrams = probe::exchange_datagrams(&dialer, &way, dns, timeout).await;
+    Ok(Report { node: way.shown(), stream, datagrams })
 }

@@ -1,21 +1,22 @@
 //! A session's way out: the node that it has, and another one when that fails.
 
 use super::assignment::Assignment;
-use super::datagrams::{NodeDatagrams, NodeSocket};
+use super::datagrams::NodeDatagrams;
+use super::error::NodeError;
+use super::header_first::HeaderFirst;
 use super::health::Health;
 use super::node::Permit;
 use super::outline::Outline;
-use super::stream::NodeStream;
+use super::stream::{NodeStream, WayStream};
+use super::way::{Link, Way};
 use arc_swap::ArcSwap;
 use httvps_proto::Target;
-use httvps_shadowsocks::Client;
 use httvps_upstream::{
-    BoxFuture, ConnectError, Connector, DatagramDial, DatagramUpstream, NoDatagrams, OpenRequest,
-    Upstream,
+    BoxFuture, ByteStream, ConnectError, Connector, DatagramDial, DatagramUpstream, NoDatagrams,
+    OpenRequest, Upstream,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 /// Nodes that one stream tries at the most.
@@ -61,19 +62,23 @@ impl Connector for SessionNodes {
         let shared = self.shared.clone();
         Box::pin(async move {
             let until = Instant::now() + request.deadline;
-            let opened = shared.open(request.target.as_ref(), until);
-            let opened = tokio::time::timeout_at(until.into(), opened).await;
-            let stream = opened.unwrap_or(Err(ConnectError::TimedOut))?;
-            Ok(Upstream::Stream(Box::new(stream)))
+            match shared.open(request.target.as_ref(), until).await? {
+                Opened::Stream(stream) => Ok(Upstream::Stream(stream)),
+                Opened::NeedsTarget => {
+                    let deadline = request.deadline;
+                    Ok(Upstream::Stream(Box::new(HeaderFirst::new(move |target| {
+                        shared.dial_late(target, deadline)
+                    }))))
+                }
+            }
         })
     }
 
     fn connect_datagrams(&self, request: OpenRequest) -> Result<DatagramDial, NoDatagrams> {
         let shared = self.shared.clone();
         Ok(Box::pin(async move {
-            let target = request.target.ok_or(ConnectError::NoTarget)?;
             let until = Instant::now() + request.deadline;
-            let opened = shared.open_datagrams(&target, until);
+            let opened = shared.open_datagrams(request.target.as_ref(), until);
             let opened = tokio::time::timeout_at(until.into(), opened).await;
             let socket = opened.unwrap_or(Err(ConnectError::TimedOut))?;
             Ok(DatagramUpstream::Socket(Box::new(socket)))
@@ -81,65 +86,112 @@ impl Connector for SessionNodes {
     }
 
     fn name(&self) -> &'static str {
-        "outline"
+        self.shared.outline.name()
     }
 }
 
+/// What came of opening a stream.
+enum Opened {
+    Stream(Box<dyn ByteStream>),
+    /// The node wants to know the target first, and it stands in the bytes that are still to come.
+    NeedsTarget,
+}
+
 impl Shared {
+    /// Opens a stream whose target came with its first bytes.
+    fn dial_late(
+        self: Arc<Self>,
+        target: Target,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Upstream, ConnectError>> {
+        Box::pin(async move {
+            match self.open(Some(&target), Instant::now() + deadline).await? {
+                Opened::Stream(stream) => Ok(Upstream::Stream(stream)),
+                Opened::NeedsTarget => Err(ConnectError::NoTarget),
+            }
+        })
+    }
+
     async fn open(
-        &self,
+        self: &Arc<Self>,
         target: Option<&Target>,
         until: Instant,
-    ) -> Result<NodeStream, ConnectError> {
+    ) -> Result<Opened, ConnectError> {
         let mut tried = Vec::new();
         let mut last = ConnectError::Unreachable;
         while tried.len() < MAX_TRIES {
-            let Some((assignment, client, permit)) = self.usable(&tried, until).await else {
-                return Err(last);
+            let usable = tokio::time::timeout_at(until.into(), self.usable(&tried, until)).await;
+            let (assignment, way, permit) = match usable {
+                Err(_) => return Err(ConnectError::TimedOut),
+                Ok(None) => return Err(last),
+                Ok(Some(usable)) => usable,
             };
-            match self.dial(&client, permit, until).await {
-                Ok(tcp) => {
-                    let stream = client.start(tcp, target).map_err(|_| ConnectError::Io)?;
+            if target.is_none() && way.needs_target() {
+                return Ok(Opened::NeedsTarget);
+            }
+            match self.dial_and_start(&assignment, &way, permit, target, until).await {
+                Ok(stream) => {
                     let patience = self.outline.config().outline_first_byte_timeout;
-                    return Ok(NodeStream::new(stream, assignment, patience));
+                    let stream = NodeStream::new(stream, assignment, patience);
+                    return Ok(Opened::Stream(Box::new(stream)));
                 }
-                // That nobody listens at the node's port is not what the client asked about.
-                Err(ConnectError::Overload) => return Err(ConnectError::Overload),
-                Err(ConnectError::TimedOut) => last = ConnectError::TimedOut,
-                Err(_) => last = ConnectError::Unreachable,
+                Err(Failure::Stream(error)) => return Err(error),
+                Err(Failure::Node(error)) => last = error,
             }
             tried.push(Box::from(assignment.node().id()));
         }
         Err(last)
     }
 
+    async fn dial_and_start(
+        &self,
+        assignment: &Assignment,
+        way: &Way,
+        permit: Permit,
+        target: Option<&Target>,
+        until: Instant,
+    ) -> Result<WayStream, Failure> {
+        let Dialed { link, latency, permit } = self.dial(way, permit, until).await?;
+        let started = tokio::time::timeout_at(until.into(), way.start(link, target)).await;
+        judge(assignment, permit, latency, started.unwrap_or(Err(NodeError::Silent)))
+    }
+
     /// Opening a socket shows nothing of the node, so there is no second try.
     async fn open_datagrams(
         &self,
-        target: &Target,
+        target: Option<&Target>,
         until: Instant,
     ) -> Result<NodeDatagrams, ConnectError> {
         let usable = self.usable(&[], until).await;
-        let (assignment, client, _permit) = usable.ok_or(ConnectError::Unreachable)?;
-        let socket = self.outline.dialer().dial_datagrams(client.key().node()).await?;
-        let datagrams = client.start_datagrams(NodeSocket(socket), target);
-        Ok(NodeDatagrams::new(datagrams.map_err(|_| ConnectError::Io)?, assignment))
+        let (assignment, way, permit) = usable.ok_or(ConnectError::Unreachable)?;
+        let dialer = self.outline.dialer();
+        let is_dialed = way.dials_for_datagrams().ok_or(ConnectError::NotOffered)?;
+        let started = if is_dialed {
+            let Dialed { link, latency, permit } = self.dial(&way, permit, until).await?;
+            let starting = way.start_datagrams(dialer, Some(link), target);
+            let started = tokio::time::timeout_at(until.into(), starting).await;
+            judge(&assignment, permit, latency, started.unwrap_or(Err(NodeError::Silent)))?
+        } else {
+            way.start_datagrams(dialer, None, target).await.map_err(Failure::of)?
+        };
+        Ok(NodeDatagrams::new(started, assignment))
     }
 
-    async fn dial(
-        &self,
-        client: &Client,
-        permit: Permit,
-        until: Instant,
-    ) -> Result<TcpStream, ConnectError> {
+    /// Dials the node. A failure is noted at once; a success is to the node's credit only when it has
+    /// done what it was asked for then, see [`judge`].
+    async fn dial(&self, way: &Way, permit: Permit, until: Instant) -> Result<Dialed, Failure> {
         let start = Instant::now();
         let timeout = self.outline.config().outline_dial_timeout;
-        let dial = self.outline.dialer().dial(client.key().node());
+        let dial = way.dial(self.outline.dialer());
         let dialed = tokio::time::timeout_at((start + timeout).min(until).into(), dial).await;
-        let dialed = dialed.unwrap_or(Err(ConnectError::TimedOut));
-        permit.node().dialed(dialed.as_ref().map(|_| start.elapsed()).map_err(|error| *error));
-        permit.settle();
-        dialed
+        match dialed.unwrap_or(Err(NodeError::Unreachable(ConnectError::TimedOut))) {
+            Ok(link) => Ok(Dialed { link, latency: start.elapsed(), permit }),
+            Err(error) => {
+                permit.node().dialed(Err(error.of_dial()));
+                permit.settle();
+                Err(Failure::of(error))
+            }
+        }
     }
 
     /// The session's node if it can be used, or else another one, which the session then has.
@@ -147,27 +199,27 @@ impl Shared {
         &self,
         tried: &[Box<str>],
         until: Instant,
-    ) -> Option<(Arc<Assignment>, Arc<Client>, Permit)> {
+    ) -> Option<(Arc<Assignment>, Arc<Way>, Permit)> {
         let seen = self.current.load_full();
-        if let Some((client, permit)) = pass(&seen, tried) {
-            return Some((seen, client, permit));
+        if let Some((way, permit)) = pass(&seen, tried) {
+            return Some((seen, way, permit));
         }
         let mut asked = self.moving.lock().await;
         let current = self.current.load_full();
         if !Arc::ptr_eq(&seen, &current)
-            && let Some((client, permit)) = pass(&current, tried)
+            && let Some((way, permit)) = pass(&current, tried)
         {
-            return Some((current, client, permit));
+            return Some((current, way, permit));
         }
         let now = Instant::now();
         let may_ask = asked.is_none_or(|at| now.saturating_duration_since(at) >= REASK);
-        if may_ask && self.outline.config().outline_assign.asks_backend() {
+        if may_ask && self.outline.config().assigner().asks_backend() {
             *asked = Some(now);
         }
         let (device_id, region) = (&*self.device_id, self.region.as_deref());
         let next = self.outline.replace(device_id, region, tried, may_ask, until).await;
         if let Some(next) = next.map(Arc::new)
-            && let Some((client, permit)) = pass(&next, tried).or_else(|| last_resort(&next, tried))
+            && let Some((way, permit)) = pass(&next, tried).or_else(|| last_resort(&next, tried))
         {
             let (from, to) = (current.node().id(), next.node().id());
             if from != to {
@@ -175,31 +227,92 @@ impl Shared {
                 tracing::debug!(device_id, from, to, "outline_session_moved");
             }
             self.current.store(next.clone());
-            return Some((next, client, permit));
+            return Some((next, way, permit));
         }
         // Nothing better: what there is, unless it cannot even be reached.
         current.reassure();
         let usable = pass(&current, tried).or_else(|| last_resort(&current, tried));
-        usable.map(|(client, permit)| (current, client, permit))
+        usable.map(|(way, permit)| (current, way, permit))
     }
 }
 
+/// A node that was reached.
+struct Dialed {
+    link: Link,
+    latency: Duration,
+    permit: Permit,
+}
+
+/// Why a stream did not open.
+enum Failure {
+    /// Another node may do better.
+    Node(ConnectError),
+    /// The node is good and the stream cannot be had.
+    Stream(ConnectError),
+}
+
+impl Failure {
+    fn of(error: NodeError) -> Self {
+        match error {
+            NodeError::Target(error) => Self::Stream(error),
+            NodeError::Unsupported => Self::Stream(ConnectError::NotOffered),
+            // The time for the whole stream is over.
+            NodeError::Silent => Self::Stream(ConnectError::TimedOut),
+            // Our own shortage; another node would not help.
+            NodeError::Unreachable(ConnectError::Overload) => Self::Stream(ConnectError::Overload),
+            NodeError::Unreachable(ConnectError::TimedOut) => Self::Node(ConnectError::TimedOut),
+            // That nobody listens at the node's port is not what the client asked about.
+            _ => Self::Node(ConnectError::Unreachable),
+        }
+    }
+}
+
+impl From<Failure> for ConnectError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Node(error) | Failure::Stream(error) => error,
+        }
+    }
+}
+
+/// Notes what a node did with a stream after it was dialled.
+///
+/// Clients choose targets, so only what no target can bring about is a failure of the node. That it
+/// ends the connection or is silent is a doubt, as with a stream that gets no answer.
+fn judge<T>(
+    assignment: &Assignment,
+    permit: Permit,
+    latency: Duration,
+    started: Result<T, NodeError>,
+) -> Result<T, Failure> {
+    let node = permit.node();
+    match &started {
+        Err(error) if error.is_of_node_alone() => node.dialed(Err(error.of_dial())),
+        _ => node.dialed(Ok(latency)),
+    }
+    if let Err(NodeError::Closed | NodeError::OtherProtocol | NodeError::Silent) = &started {
+        assignment.unanswered();
+    }
+    permit.settle();
+    started.map_err(Failure::of)
+}
+
 /// The key and the permission to use an assignment's node now.
-fn pass(assignment: &Assignment, tried: &[Box<str>]) -> Option<(Arc<Client>, Permit)> {
+fn pass(assignment: &Assignment, tried: &[Box<str>]) -> Option<(Arc<Way>, Permit)> {
     let node = assignment.node();
     if tried.iter().any(|id| **id == *node.id()) || assignment.is_stale() {
         return None;
     }
-    Some((assignment.client()?, node.try_pass(Instant::now())?))
+    Some((assignment.way()?, node.try_pass(Instant::now())?))
 }
 
 /// The same for a node that is down, when there is no other: one that can be reached is down for
 /// what probes say, whose target or key may be what fails.
-fn last_resort(assignment: &Assignment, tried: &[Box<str>]) -> Option<(Arc<Client>, Permit)> {
+fn last_resort(assignment: &Assignment, tried: &[Box<str>]) -> Option<(Arc<Way>, Permit)> {
     let node = assignment.node();
     let is_tried = tried.iter().any(|id| **id == *node.id());
     if is_tried || assignment.is_stale() || !node.health(Health::is_reachable) {
         return None;
     }
-    Some((assignment.client()?, node.last_resort()))
+    Some((assignment.way()?, node.last_resort()))
 }

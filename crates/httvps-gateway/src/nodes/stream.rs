@@ -1,7 +1,7 @@
 //! A stream by way of a node, and what it tells of the node.
 
 use super::assignment::Assignment;
-use httvps_shadowsocks::Stream;
+use httvps_transport::tls::TlsStream;
 use httvps_upstream::ByteStream;
 use std::future::Future;
 use std::io;
@@ -10,11 +10,72 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Sleep;
+
+/// The stream itself, in whichever way it goes.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lies in the box of its NodeStream; a second one would cost each read"
+)]
+pub(super) enum WayStream {
+    Shadowsocks(httvps_shadowsocks::Stream),
+    Proxy(httvps_proxies::Stream<TcpStream>),
+    TlsProxy(httvps_proxies::Stream<TlsStream<TcpStream>>),
+}
+
+/// Does the same with the stream in whichever way it goes.
+macro_rules! with {
+    ($way:expr, $stream:ident => $do:expr) => {
+        match $way {
+            WayStream::Shadowsocks($stream) => $do,
+            WayStream::Proxy($stream) => $do,
+            WayStream::TlsProxy($stream) => $do,
+        }
+    };
+}
+
+impl AsyncRead for WayStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        with!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for WayStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        with!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, data))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        with!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl ByteStream for WayStream {
+    fn reset(&mut self) {
+        match self {
+            Self::Shadowsocks(stream) => stream.reset(),
+            Self::Proxy(stream) => stream.get_mut().reset(),
+            Self::TlsProxy(stream) => stream.get_mut().get_mut().reset(),
+        }
+    }
+}
 
 /// A stream that counts as active until it is dropped.
 pub(super) struct NodeStream {
-    inner: Stream,
+    inner: WayStream,
     assignment: Arc<Assignment>,
     /// Until the first byte comes back; an idle stream keeps nothing of it.
     waiting: Option<Box<Waiting>>,
@@ -27,7 +88,7 @@ struct Waiting {
 }
 
 impl NodeStream {
-    pub(super) fn new(inner: Stream, assignment: Arc<Assignment>, patience: Duration) -> Self {
+    pub(super) fn new(inner: WayStream, assignment: Arc<Assignment>, patience: Duration) -> Self {
         assignment.node().metrics().active_streams.inc();
         Self { inner, assignment, waiting: Some(Box::new(Waiting { patience, sent: None })) }
     }

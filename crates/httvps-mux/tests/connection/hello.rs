@@ -34,6 +34,18 @@ async fn a_refusal_tells_reason_and_subscription() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gateway_without_a_node_says_why() {
+    let (near, far) = pipe(4096, OFF);
+    let mut gateway = Gateway::new(far, limits(8));
+    let verdict = Verdict::Unavailable { reason: "no_outline_nodes_available" };
+    let (result, ()) =
+        within(async { tokio::join!(greet(near, Settings::default()), gateway.answer(&verdict)) })
+            .await;
+    let Err(HelloError::NoNode { reason }) = result else { panic!("{result:?}") };
+    assert_eq!(&*reason, "no_outline_nodes_available");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hello_that_is_not_taken_is_told_apart_from_a_closed_connection() {
     for (code, is_bad_hello) in [(Some(ErrorCode::BadHello), true), (None, false)] {
         let (near, far) = pipe(4096, OFF);

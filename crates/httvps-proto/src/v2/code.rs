@@ -82,8 +82,9 @@ impl ResetCode {
             Self::Stalled => StreamEnd::Stalled,
             Self::Idle => StreamEnd::Idle,
             Self::Overload => StreamEnd::Overload,
+            Self::Unsupported => StreamEnd::NotOffered,
             Self::Io => StreamEnd::Io,
-            Self::Cancelled | Self::Limit | Self::ProtocolError | Self::Unsupported => return None,
+            Self::Cancelled | Self::Limit | Self::ProtocolError => return None,
         })
     }
 
@@ -109,6 +110,7 @@ impl TryFrom<StreamEnd> for ResetCode {
             StreamEnd::ResolveFailed => Self::ResolveFailed,
             StreamEnd::NoTarget => Self::BadTarget,
             StreamEnd::Overload => Self::Overload,
+            StreamEnd::NotOffered => Self::Unsupported,
             StreamEnd::Io => Self::Io,
             StreamEnd::Stalled => Self::Stalled,
             StreamEnd::Idle => Self::Idle,

@@ -218,7 +218,8 @@ fn an_error_that_names_no_stream_leaves_the_streams_alone() {
     let mut client = Client::active(json!({}));
     client.open();
     let message = r#"{"type":"error","code":"stream_error","message":"something"}"#;
-    let expected = ClientInput::Error { code: "stream_error".into(), words: "something".into() };
+    let expected =
+        ClientInput::Error { code: "stream_error".into(), words: "something".into(), reason: None };
     assert_eq!(client.text(message), expected);
     assert_eq!(client.session.stream_count(), 1);
 }

@@ -53,6 +53,29 @@ fn a_pool_needs_its_file_and_the_file_a_pool() {
 }
 
 #[test]
+fn proxy_takes_its_nodes_from_the_pool_alone() {
+    let text = error(&with(&[("upstream_mode", "proxy")]));
+    assert!(text.starts_with("--upstream-mode: proxy needs a pool"), "{text}");
+    let pool = [("upstream_mode", "proxy"), ("outline_nodes_path", "nodes.yaml")];
+    let (config, doubts) = Config::load(&with(&pool)).unwrap();
+    assert_eq!((config.assigner(), doubts), (OutlineAssign::Pool, vec![]));
+    let (config, doubts) =
+        Config::load(&with(&[&pool[..], &[("outline_assign", "backend")]].concat())).unwrap();
+    assert_eq!(config.assigner(), OutlineAssign::Pool);
+    assert!(doubts[0].starts_with("outline_assign has no effect"), "{doubts:?}");
+}
+
+#[test]
+fn a_source_is_for_direct() {
+    let source = [("direct_source_address", "192.0.2.1"), ("direct_interface", "eth0")];
+    let (_, doubts) = Config::load(&with(&source)).unwrap();
+    assert!(doubts[0].starts_with("direct_source_address has no effect"), "{doubts:?}");
+    assert!(doubts[1].starts_with("direct_interface has no effect"), "{doubts:?}");
+    let direct = [&source[..], &[("upstream_mode", "direct")]].concat();
+    assert!(Config::load(&with(&direct)).unwrap().1.is_empty());
+}
+
+#[test]
 fn a_default_gives_way_to_what_was_set() {
     assert_eq!(load(&with(&[("drain_timeout", "5s")])).drain_spread, Duration::from_secs(5));
     assert_eq!(load(&with(&[("drain_spread", "1m")])).drain_timeout, Duration::from_mins(1));

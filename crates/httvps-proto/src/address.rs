@@ -1,16 +1,17 @@
-//! The address header: a target as the first bytes of a stream or datagram have it (SOCKS5, RFC 1928 section 5).
+//! The address header: a target as SOCKS5 and Shadowsocks have it (RFC 1928 section 5), and as the first payload of a
+//! stream without a target has it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use httvps_proto::{Host, Target};
+use crate::{Host, Target};
 
 const IPV4: u8 = 1;
 const NAME: u8 = 3;
 const IPV6: u8 = 4;
 
 /// Length of the longest header: type, length, a name of 255 bytes, port.
-pub(crate) const ADDRESS_MAX: usize = 1 + 1 + 255 + 2;
+pub const ADDRESS_MAX: usize = 1 + 1 + 255 + 2;
 
 /// Why bytes are not an address header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ impl fmt::Display for AddressError {
 impl std::error::Error for AddressError {}
 
 /// Appends the header of a target. An IPv6 address that stands for an IPv4 one is sent as the latter.
-pub(crate) fn encode(target: &Target, out: &mut Vec<u8>) {
+pub fn encode(target: &Target, out: &mut Vec<u8>) {
     match &target.host {
         Host::Ip(address) => match address.to_canonical() {
             IpAddr::V4(address) => {
@@ -60,7 +61,7 @@ pub(crate) fn encode(target: &Target, out: &mut Vec<u8>) {
 
 /// Length of the header at the front of `bytes`; `None` when its length cannot be told yet. The header itself may be
 /// longer than `bytes`.
-pub(crate) fn header_len(bytes: &[u8]) -> Result<Option<usize>, AddressError> {
+pub fn header_len(bytes: &[u8]) -> Result<Option<usize>, AddressError> {
     match *bytes {
         [] | [NAME] => Ok(None),
         [NAME, 0, ..] => Err(AddressError::EmptyName),
@@ -73,14 +74,42 @@ pub(crate) fn header_len(bytes: &[u8]) -> Result<Option<usize>, AddressError> {
 
 /// Where a datagram came from, as the node says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Source {
+pub struct Source {
     /// Absent when the node gave a name.
-    pub(crate) ip: Option<IpAddr>,
-    pub(crate) port: u16,
+    pub ip: Option<IpAddr>,
+    /// The port.
+    pub port: u16,
+}
+
+impl Source {
+    /// Whether a datagram from here may be the target's. Where the target is a name, whoever resolved it says only what
+    /// address it has led to, so the port alone is compared.
+    pub fn fits(&self, target: &Target) -> bool {
+        let is_there = match &target.host {
+            Host::Ip(ip) => self.ip == Some(ip.to_canonical()),
+            Host::Name(_) => true,
+        };
+        is_there && self.port == target.port
+    }
+}
+
+/// The target of a whole header; `None` when the bytes are no whole header, or it leads to nothing that a target may be
+/// (port 0, a name that is none).
+pub fn decode(header: &[u8]) -> Option<Target> {
+    if header_len(header).ok()?? != header.len() {
+        return None;
+    }
+    let (host, port) = header.split_last_chunk::<2>()?;
+    let port = u16::from_be_bytes(*port);
+    match (split(header)?.0.ip, host) {
+        (Some(ip), _) if port != 0 => Some(Target { host: Host::Ip(ip), port }),
+        (None, [_, _, name @ ..]) => Target::from_parts(std::str::from_utf8(name).ok()?, port).ok(),
+        _ => None,
+    }
 }
 
 /// Splits the header off the front of `bytes`; `None` when they are not a whole header.
-pub(crate) fn split(bytes: &[u8]) -> Option<(Source, &[u8])> {
+pub fn split(bytes: &[u8]) -> Option<(Source, &[u8])> {
     let (header, rest) = bytes.split_at_checked(header_len(bytes).ok()??)?;
     let (host, port) = header.split_last_chunk::<2>()?;
     let ip = match host {
@@ -115,6 +144,24 @@ mod tests {
     }
 
     #[test]
+    fn a_target_is_read_back_and_told_from_others() {
+        for text in ["1.2.3.4:80", "a.b:443", "[2001::1]:65535"] {
+            let target = Target::parse(text).unwrap();
+            assert_eq!(decode(&encoded(text)).as_ref(), Some(&target));
+            let mut longer = encoded(text);
+            longer.push(0);
+            assert_eq!(decode(&longer), None);
+            let source = Source { ip: Some([1, 2, 3, 4].into()), port: target.port };
+            assert_eq!(source.fits(&target), !text.starts_with('['), "{text}");
+            let elsewhere = Source { port: target.port - 1, ..source };
+            assert!(!elsewhere.fits(&target));
+        }
+        assert_eq!(decode(&[1, 1, 2, 3, 4, 0, 0]), None, "port 0");
+        assert_eq!(decode(&[3, 2, b'a', b'/', 0, 80]), None, "no name");
+        assert_eq!(decode(b"\x03\x071.2.3.4\0\x50"), Some(Target::parse("1.2.3.4:80").unwrap()));
+    }
+
+    #[test]
     fn garbage_is_told_from_what_is_not_whole_yet() {
         assert_eq!(header_len(b"GET / HTTP/1.1"), Err(AddressError::Type(b'G')));
         assert_eq!(header_len(&[3, 0]), Err(AddressError::EmptyName));
@@ -141,7 +188,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_judged_without_a_panic(bytes in any::<Vec<u8>>(), first in 0_u8..6) {
-            let _ = split(&bytes);
+            let _ = (split(&bytes), decode(&bytes));
             let near: Vec<u8> = std::iter::once(first).chain(bytes).collect();
             if let Some((source, rest)) = split(&near) {
                 prop_assert!(rest.len() < near.len());

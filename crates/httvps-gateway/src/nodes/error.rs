@@ -1,0 +1,152 @@
+//! Why a node did not do what was asked of it.
+
+use crate::metrics::NodeProbe;
+use httvps_shadowsocks::Error as ShadowsocksError;
+use httvps_transport::tls::TlsError;
+use httvps_upstream::ConnectError;
+use std::fmt;
+use std::io;
+
+/// Why a node did not do what was asked of it. `Display` says it in plain words, for an operator, and
+/// names neither the node nor a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeError {
+    /// The node was not reached.
+    Unreachable(ConnectError),
+    /// The node's certificate is not trusted, or of another name.
+    Certificate,
+    /// What the node says is not the protocol of its key.
+    OtherProtocol,
+    /// The node's answer does not fit the key, or is no Shadowsocks.
+    WrongKey,
+    /// The node refused user and password.
+    Credentials,
+    /// The node wants a user and a password.
+    NoCredentials,
+    /// The clocks differ by so many seconds, more than the ciphers of 2022 allow.
+    Clock(u64),
+    /// The node opened no way to the target.
+    Target(ConnectError),
+    /// The node does not carry datagrams, or no streams.
+    Unsupported,
+    /// The node ended the connection without an answer.
+    Closed,
+    /// No answer in time.
+    Silent,
+}
+
+impl NodeError {
+    /// How a probe that ended so counts.
+    pub(super) fn result(self) -> NodeProbe {
+        match self {
+            Self::Unreachable(_) => NodeProbe::Unreachable,
+            Self::Certificate
+            | Self::OtherProtocol
+            | Self::WrongKey
+            | Self::Credentials
+            | Self::NoCredentials
+            | Self::Clock(_) => NodeProbe::WrongKey,
+            Self::Target(_) | Self::Unsupported | Self::Closed | Self::Silent => NodeProbe::Silent,
+        }
+    }
+
+    /// The error of a dial that ended so.
+    pub(super) fn of_dial(self) -> ConnectError {
+        match self {
+            Self::Unreachable(error) => error,
+            _ => ConnectError::Io,
+        }
+    }
+
+    /// Whether no choice of a target can bring it about, so that it counts as a dial that failed: a
+    /// node that does not let us in is as good as none.
+    pub(super) fn is_of_node_alone(self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Certificate | Self::Credentials | Self::NoCredentials
+        )
+    }
+
+    /// What an error of a stream by way of a node says of the node.
+    pub(super) fn of_io(error: &io::Error) -> Self {
+        match ShadowsocksError::of(error) {
+            Some(ShadowsocksError::Clock(seconds)) => Self::Clock(*seconds),
+            Some(_) => Self::WrongKey,
+            None => Self::Closed,
+        }
+    }
+}
+
+impl From<TlsError> for NodeError {
+    fn from(error: TlsError) -> Self {
+        match error.label() {
+            "certificate" => Self::Certificate,
+            "io" | "eof" => Self::Closed,
+            _ => Self::OtherProtocol,
+        }
+    }
+}
+
+impl From<httvps_proxies::Error> for NodeError {
+    fn from(error: httvps_proxies::Error) -> Self {
+        use httvps_proxies::{Error, Refusal};
+        match error {
+            Error::Io(_) => Self::Closed,
+            Error::NotAProxy => Self::OtherProtocol,
+            Error::Credentials => Self::Credentials,
+            Error::NoCredentials => Self::NoCredentials,
+            Error::Unsupported => Self::Unsupported,
+            Error::Target(refusal) => Self::Target(match refusal {
+                Refusal::Refused => ConnectError::Refused,
+                Refusal::Unreachable => ConnectError::Unreachable,
+                Refusal::TimedOut => ConnectError::TimedOut,
+                Refusal::Denied => ConnectError::DeniedByNode,
+            }),
+        }
+    }
+}
+
+impl fmt::Display for NodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable(ConnectError::Refused) => {
+                "the node refused the connection: nothing listens on its port"
+            }
+            Self::Unreachable(ConnectError::TimedOut) => {
+                "the node did not take the connection in time"
+            }
+            Self::Unreachable(ConnectError::ResolveFailed(_)) => {
+                "the node's name could not be resolved"
+            }
+            Self::Unreachable(error) => {
+                return write!(f, "the node cannot be reached ({})", error.reason());
+            }
+            Self::Certificate => {
+                "the node's certificate is not trusted here, or not of the host in the key"
+            }
+            Self::OtherProtocol => "what answers there does not speak the protocol of the key",
+            Self::WrongKey => {
+                "the node's answer does not fit the key: wrong password or cipher, or no Shadowsocks"
+            }
+            Self::Credentials => "the node refused user and password",
+            Self::NoCredentials => {
+                "the node wants a user and a password, and the key has none; write user:password@ before the host"
+            }
+            Self::Clock(seconds) => {
+                return write!(f, "the node's clock is off by {seconds} s; set it");
+            }
+            Self::Target(error) => {
+                return write!(f, "the node opened no way to the target ({})", error.reason());
+            }
+            Self::Unsupported => "the node does not offer that",
+            Self::Closed => {
+                "the node took the connection and ended it without an answer: wrong password or cipher, or the target cannot be reached from there"
+            }
+            Self::Silent => {
+                "the node took the connection and did not answer in time: wrong password or cipher, or the target does not answer"
+            }
+        })
+    }
+}
+
+impl std::error::Error for NodeError {}
