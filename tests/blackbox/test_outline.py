@@ -8,14 +8,8 @@ from rig.backend import ASSIGN, NO_NODES, Answer, answer, assigned, refused
 from rig.client import Device, login, stream_close, stream_data, stream_open
 from rig.nodes import Node, header
 from rig.poll import eventually
-from rig.targets import Target, UdpTarget, echo, udp_echo
+from rig.targets import UdpTarget, udp_echo
 from rig.v2 import enter
-
-
-@pytest.fixture(scope="module")
-def target():
-    with Target(echo) as target:
-        yield target
 
 
 @pytest.fixture(scope="module")

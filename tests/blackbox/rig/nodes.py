@@ -1,4 +1,4 @@
-"""Outline nodes: `ssserver` of shadowsocks-rust as processes, and nodes that misbehave."""
+"""Outline nodes: `ssserver` of shadowsocks-rust and `ss-server` of shadowsocks-libev as processes, and a silent one."""
 
 import base64
 import ipaddress
@@ -17,11 +17,19 @@ _built = ROOT / "target" / "tools" / "bin" / "ssserver"
 SSSERVER = os.environ.get("SSSERVER") or (str(_built) if _built.exists() else shutil.which("ssserver") or "ssserver")
 
 
+def password_for(method):
+    """One that the method takes: those of 2022 want a key of their own length."""
+    if not method.startswith("2022-"):
+        return "p4ss-w0rd"
+    return base64.b64encode(bytes(range(16 if "aes-128" in method else 32))).decode()
+
+
 class Node:
     """A Shadowsocks server on a port of its own; `stop` and `start` as often as wanted."""
 
-    def __init__(self, node_id="node-1", password="p4ss-w0rd", method=METHOD, region=None):
-        self.node_id, self.password, self.method, self.region = node_id, password, method, region
+    def __init__(self, node_id="node-1", password=None, method=METHOD, region=None, program=SSSERVER):
+        self.node_id, self.method, self.region, self.program = node_id, method, region, program
+        self.password = password or password_for(method)
         self.port, self.process = free_port(), None
         self.start()
 
@@ -32,13 +40,15 @@ class Node:
         self.stop()
 
     def start(self):
+        place = (["-s", f"127.0.0.1:{self.port}", "-U"] if self.program == SSSERVER
+                 else ["-s", "127.0.0.1", "-p", str(self.port), "-u"])
         self.process = subprocess.Popen(
-            [SSSERVER, "-s", f"127.0.0.1:{self.port}", "-m", self.method, "-k", self.password, "-U"],
+            [self.program, *place, "-m", self.method, "-k", self.password],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(self._listens, 10, "ssserver listens")
+        eventually(self._listens, 10, f"{self.program} listens")
 
     def _listens(self):
-        assert self.process.poll() is None, "ssserver ended at its start"
+        assert self.process.poll() is None, f"{self.program} ended at its start"
         try:
             socket.create_connection(("127.0.0.1", self.port), 1).close()
             return True

@@ -153,6 +153,23 @@ fn slowness_degrades_with_hysteresis() {
     assert!(dials > 2 && mean <= Duration::from_millis(750), "{dials} {mean:?}");
 }
 
+#[test]
+fn latency_is_what_dials_and_answers_to_probes_take() {
+    let now = Instant::now();
+    let mut health = Health::new(thresholds(true));
+    assert_eq!(health.latency(), None);
+    health.handle_dialed(now, FAST);
+    assert_eq!(health.latency(), Some(FAST));
+    health.handle_answer_time(FAST * 10);
+    assert_eq!(health.latency(), Some(FAST * 11), "the first sample counts whole");
+    health.handle_answer_time(FAST * 2);
+    assert_eq!(health.latency(), Some(FAST * 10), "the next ones an eighth");
+    health.handle_dialed(now, FAST * 9);
+    assert_eq!(health.latency(), Some(FAST * 11));
+    health.handle_answer_time(Duration::from_hours(1));
+    assert_eq!(health.state(), State::Healthy, "only dials make a node slow");
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Dialed(u64),

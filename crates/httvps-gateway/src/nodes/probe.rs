@@ -209,6 +209,7 @@ async fn probe(outline: &Outline, node: &Arc<Node>) -> Option<Result<Exchange, P
     match &result {
         Ok(exchange) => {
             node.dialed(Ok(exchange.dial));
+            node.probe_answered_after(exchange.answer);
             node.probed(NodeProbe::Ok);
         }
         Err(error) => {
