@@ -9,6 +9,7 @@ mod frames;
 mod handshakes;
 mod idle;
 mod instructions;
+mod outline;
 mod plain;
 mod process;
 mod report;
@@ -52,6 +53,9 @@ struct Args {
     /// Count the gateway's instructions for each message under valgrind instead
     #[arg(long)]
     instructions: bool,
+    /// Measure the way out by an Outline node, with this `ssserver` program, instead
+    #[arg(long, value_name = "FILE")]
+    outline: Option<PathBuf>,
     /// Be the plain TLS echo on this port
     #[arg(long, value_name = "PORT", requires = "folder", hide = true)]
     tls_echo: Option<u16>,
@@ -110,6 +114,9 @@ fn run(args: &Args) -> io::Result<String> {
             return instructions::markdown(&rig).await;
         }
         let plan = Plan::new(args);
+        if let Some(ssserver) = &args.outline {
+            return outline::measure(&rig, &plan, ssserver, args.json, args.smoke).await;
+        }
         let mut samples = Samples::default();
         // Every round runs everything, so that a machine that slows down slows all figures alike.
         for _ in 0..plan.rounds {

@@ -5,7 +5,6 @@ use crate::echo::{IN_FLIGHT, STREAMS};
 use crate::handshakes::WORKERS;
 use crate::samples::Samples;
 use crate::session::KeyExchange;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -15,15 +14,18 @@ pub(crate) fn markdown(samples: &Samples, machine: &str, idle_counts: &[usize]) 
     page += &handshakes(samples);
     page += &echo(samples);
     page += &idle(samples, idle_counts);
+    page += &foreign(samples);
+    page
+}
+
+/// How quiet the machine was.
+pub(crate) fn foreign(samples: &Samples) -> String {
     let foreign = samples.largest("foreign").unwrap_or_default() * 100.0;
     let verdict = if foreign > 10.0 { " **Too much: repeat on a quiet machine.**" } else { "" };
-    // Writing into a String does not fail.
-    let _ = writeln!(
-        page,
+    format!(
         "Programs outside the benchmark took at most {foreign:.0} % of the machine during a \
-         measurement.{verdict}"
-    );
-    page
+         measurement.{verdict}\n"
+    )
 }
 
 fn handshakes(samples: &Samples) -> String {
@@ -103,7 +105,8 @@ fn idle(samples: &Samples, counts: &[usize]) -> String {
     table("Resident memory of idle sessions, a fresh gateway each time.", &head, &rows)
 }
 
-fn table(words: &str, head: &[&str], rows: &[Vec<String>]) -> String {
+/// A table with the words before it.
+pub(crate) fn table(words: &str, head: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let head: Vec<String> = head.iter().map(|&cell| cell.to_owned()).collect();
     let rule = format!("| --- |{}\n", " ---: |".repeat(head.len() - 1));

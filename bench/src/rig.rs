@@ -48,6 +48,16 @@ impl Rig {
         key_exchange: KeyExchange,
         wrapper: &[&str],
     ) -> io::Result<(Server, Endpoint)> {
+        let (server, port) = self.start_gateway(wrapper, &[])?;
+        Ok((server, self.endpoint(port, key_exchange)?))
+    }
+
+    /// A fresh gateway with these settings, and its port.
+    pub(crate) fn start_gateway(
+        &self,
+        wrapper: &[&str],
+        settings: &[(&str, String)],
+    ) -> io::Result<(Server, u16)> {
         let port = free_port()?;
         let mut words = wrapper.iter().map(PathBuf::from).chain([self.gateway.clone()]);
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -57,9 +67,14 @@ impl Rig {
             .env("GATEWAY_LISTEN_ADDR", format!("127.0.0.1:{port}"))
             .env("GATEWAY_TLS_CERT_PATH", self.path("cert.pem"))
             .env("GATEWAY_TLS_KEY_PATH", self.path("key.pem"))
-            .env("BACKEND_BASE_URL", format!("http://{}", self.backend));
-        let server = Server::start(&mut command, &self.path("gateway.log"), port)?;
-        Ok((server, self.endpoint(port, key_exchange)?))
+            .env("BACKEND_BASE_URL", format!("http://{}", self.backend))
+            .envs(settings.iter().map(|(name, value)| (name, value)));
+        Ok((Server::start(&mut command, &self.path("gateway.log"), port)?, port))
+    }
+
+    /// The httvps program.
+    pub(crate) fn program(&self) -> &Path {
+        &self.gateway
     }
 
     /// A plain TLS echo on the gateway's TLS library: this program again.
@@ -87,12 +102,13 @@ impl Rig {
         Ok(Some((server, self.endpoint(port, KeyExchange::X25519)?)))
     }
 
-    fn endpoint(&self, port: u16, key_exchange: KeyExchange) -> io::Result<Endpoint> {
+    /// Where a gateway at this port is, as the load generator reaches it.
+    pub(crate) fn endpoint(&self, port: u16, key_exchange: KeyExchange) -> io::Result<Endpoint> {
         let address = (Ipv4Addr::LOCALHOST, port).into();
         Endpoint::new(address, self.certificate.clone(), key_exchange)
     }
 }
 
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
