@@ -109,6 +109,18 @@ fn trials_are_single_and_further_apart_each_time() {
 }
 
 #[test]
+fn a_relapse_waits_twice_as_long() {
+    let now = Instant::now();
+    let mut health = down(true, now);
+    health.handle_probed(now + COOLDOWN);
+    assert_eq!(health.trial_at(), None);
+    for _ in 0..3 {
+        health.handle_probe_failed(now + COOLDOWN);
+    }
+    assert_eq!(health.trial_at(), Some(now + COOLDOWN * 3));
+}
+
+#[test]
 fn calm_forgets_old_trouble() {
     let start = Instant::now();
     let mut health = down(true, start);
