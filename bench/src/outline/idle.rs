@@ -30,8 +30,8 @@ pub(super) const SMOKE: Size = Size { sessions: 4, streams: 4 };
 /// What each stream echoes.
 pub(super) const TOUCH: usize = 8 * 1024;
 
-/// Sessions of a client program (its default), which share the streams of the binary format.
-const CLIENT_SESSIONS: usize = 8;
+/// Client programs that share the streams of the binary format; each takes 1,024 connections at most.
+const CLIENTS: usize = 8;
 
 /// Streams that are opened at once.
 const AT_ONCE: usize = 32;
@@ -58,9 +58,12 @@ pub(super) async fn measure(
         let node =
             (way == "outline").then(|| Node::start(rig, ssserver, CIPHERS[0])).transpose()?;
         let total = size.sessions * size.streams;
-        let (gateway, port) = start_gateway(rig, node.as_ref(), total.div_ceil(CLIENT_SESSIONS))?;
-        let (_client, local) = start_client(rig, port, targets.echo)?;
-        let each = binary_streams(&gateway, node.as_ref(), local, size).await?;
+        let (gateway, port) = start_gateway(rig, node.as_ref(), total.div_ceil(CLIENTS))?;
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| start_client(rig, port, targets.echo))
+            .collect::<Result<_, _>>()?;
+        let locals: Vec<_> = clients.iter().map(|(_, local)| *local).collect();
+        let each = binary_streams(&gateway, node.as_ref(), &locals, total).await?;
         add(samples, "binary", way, &each);
     }
     Ok(())
@@ -136,29 +139,28 @@ async fn open_streams(
     opening.join_all().await.into_iter().collect()
 }
 
-/// Some streams of every session of a client, then all.
+/// Half of the streams of every client, then all.
 async fn binary_streams(
     gateway: &Server,
     node: Option<&Node>,
-    local: SocketAddr,
-    size: Size,
+    locals: &[SocketAddr],
+    total: usize,
 ) -> io::Result<Each> {
-    let total = size.sessions * size.streams;
-    let first = touch(local, total / 2).await?;
+    let half = total / 2;
+    let first = touch(locals, half).await?;
     sleep(REST).await;
     let before = resident(gateway, node)?;
-    let rest = touch(local, total - total / 2).await?;
+    let rest = touch(locals, total - half).await?;
     sleep(REST).await;
     let after = resident(gateway, node)?;
-    let each = each(before, after, rest.len());
     drop(first);
-    Ok(each)
+    Ok(each(before, after, rest.len()))
 }
 
-async fn touch(local: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
+async fn touch(locals: &[SocketAddr], count: usize) -> io::Result<Vec<TcpStream>> {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut opening: JoinSet<io::Result<TcpStream>> = JoinSet::new();
-    for _ in 0..count {
+    for &local in locals.iter().cycle().take(count) {
         let places = places.clone();
         opening.spawn(async move {
             let _place = places.acquire().await.map_err(io::Error::other)?;

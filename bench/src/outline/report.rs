@@ -36,9 +36,9 @@ fn costs(samples: &Samples) -> String {
         "direct, CPU s/GiB",
         "outline, CPU s/GiB",
         "outline ÷ direct",
-        "outline ÷ (1.35 direct + 0.1)",
+        "outline ÷ (1.35 direct + AEAD pass)",
         "ssserver itself, CPU s/GiB",
-        "one AEAD pass, s/GiB",
+        "one AEAD pass, CPU s/GiB",
         "outline MiB/s",
     ];
     let words = format!(
