@@ -124,12 +124,17 @@ def test_probes_take_over_the_key_that_the_backend_gave_last(run, backend, pair_
     assert gateway.metric("outline_moves_total") == 0, "another key is no other node"
 
 
+def after_the_first_probes(gateway, node):
+    """The file asks for one besides the one at the start; from now on they come at their interval."""
+    eventually(lambda: probes(gateway, node) == 2, 15, "the first probes")
+
+
 def test_a_key_that_changes_in_the_file_is_probed_before_its_time(run, target, tmp_path):
     with Node("near", "before") as old, Node("near", "after") as new:
-        gateway = run(old, GATEWAY_OUTLINE_PROBE_INTERVAL="20s")
-        eventually(lambda: probes(gateway, "near") == 1, 10, "the first probe")
+        gateway = run(old, GATEWAY_OUTLINE_PROBE_INTERVAL="10s")
+        after_the_first_probes(gateway, "near")
         pool_file(tmp_path / "nodes.yaml", new)
-        eventually(lambda: probes(gateway, "near") == 2, 10, "the new key is probed")
+        eventually(lambda: probes(gateway, "near") == 3, 6, "the new key is probed")
 
 
 def test_a_dynamic_key_that_stops_working_is_fetched_before_its_time(run, authority, target):
@@ -167,13 +172,13 @@ def test_a_file_that_stays_broken_is_told_once(run, pair_of_nodes, tmp_path):
 def test_streams_without_an_answer_ask_for_a_probe(run, pair_of_nodes, target):
     """Their targets may be silent by themselves: the node is degraded, and healthy when its probe is good."""
     near, _ = pair_of_nodes
-    gateway = run(near, GATEWAY_OUTLINE_PROBE_INTERVAL="20s", GATEWAY_OUTLINE_FIRST_BYTE_TIMEOUT="300ms")
-    eventually(lambda: probes(gateway, "near") == 1, 10, "the first probe")
+    gateway = run(near, GATEWAY_OUTLINE_PROBE_INTERVAL="10s", GATEWAY_OUTLINE_FIRST_BYTE_TIMEOUT="300ms")
+    after_the_first_probes(gateway, "near")
     with Target(silent) as mute, login(gateway) as device:
         for number in range(3):
             device.send(stream_open(f"s{number}"), stream_data(f"s{number}", header(mute.address) + b"hello?"))
         eventually(lambda: state(gateway, "near") == 1, 3, "the node is degraded")
-        eventually(lambda: probes(gateway, "near") == 2, 10, "it is probed before its time")
+        eventually(lambda: probes(gateway, "near") == 3, 6, "it is probed before its time")
         assert gateway.metric("outline_active_streams", node="near") == 3, "the streams stay"
         # A stream that is answered ends the doubt.
         exchange(device, "a", target)

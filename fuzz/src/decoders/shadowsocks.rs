@@ -31,13 +31,27 @@ struct Script {
     is_plain: bool,
     /// Where the last chunk begins.
     last: usize,
+    /// What a true answer says about itself.
+    about: Vec<u8>,
+    /// It says to be no answer, or the answer to another request.
+    is_alien: bool,
 }
+
+/// The time in what an answer says about itself, which may differ a little.
+const TIME: std::ops::Range<usize> = 1..9;
 
 impl Script {
     fn chunk(&mut self, lie: u16, len: usize) {
         let start = self.good.len();
         let payload: Vec<u8> =
             (start..start + len).map(|at| ((at * 31) ^ (at >> 8)) as u8).collect();
+        if self.last == 0 {
+            let about = self.node.about_mut();
+            let timeless = |about: &[u8]| {
+                (about.len(), about.first().copied(), about.get(TIME.end..).map(<[u8]>::to_vec))
+            };
+            self.is_alien = timeless(about) != timeless(&self.about);
+        }
         self.last = self.node.wire_mut().len();
         self.node.chunk(lie, &payload);
         self.good.extend_from_slice(&payload);
@@ -148,18 +162,21 @@ impl Decoder for NodeStream {
         // With this the header is on its way, and reading needs no timer.
         let sent = Pin::new(&mut stream).poll_write(&mut cx, b"a request");
         assert!(matches!(sent, Poll::Ready(Ok(9))), "{sent:?}");
-        let node = NodeHalf::new(&stream, &key(cipher, if is_right { 1 } else { 2 }));
-        let mut script = Script { node, good: Vec::new(), is_plain: true, last: 0 };
+        let mut node = NodeHalf::new(&stream, &key(cipher, if is_right { 1 } else { 2 }));
+        let about = node.about_mut().clone();
+        let good = Vec::new();
+        let mut script = Script { node, good, is_plain: true, last: 0, about, is_alien: false };
         let mut rest = list;
         while let [op, arg, after @ ..] = rest {
             rest = script.act(*op, *arg, after);
         }
-        let Script { mut node, good, is_plain, last } = script;
+        let Script { mut node, good, is_plain, last, is_alien, .. } = script;
         let wire = std::mem::take(node.wire_mut());
         let total = wire.len();
         *stream.get_mut() = Pieces::new(wire, 1 + usize::from(*piece) * 16);
         let (received, end) = read_all(&mut stream, 1 + usize::from(*room) * 80, |_| {});
         assert!(good.starts_with(&received), "{} bytes that nobody sealed", received.len());
+        assert!(received.is_empty() || !is_alien, "what is no answer to this request was taken");
         let has_spoken = last > 0;
         if !is_right {
             assert!(received.is_empty() && !stream.is_proven(), "a wrong key opened something");
