@@ -10,6 +10,7 @@ mod frames;
 mod handshakes;
 mod idle;
 mod instructions;
+mod outline;
 mod plain;
 mod process;
 mod report;
@@ -56,6 +57,9 @@ struct Args {
     instructions: bool,
     #[command(flatten)]
     tunnel: tunnel::Options,
+    /// Measure the way out by an Outline node, with this `ssserver` program, instead
+    #[arg(long, value_name = "FILE")]
+    outline: Option<PathBuf>,
     /// Be the plain TLS echo on this port
     #[arg(long, value_name = "PORT", requires = "folder", hide = true)]
     tls_echo: Option<u16>,
@@ -117,6 +121,9 @@ fn run(args: &Args) -> io::Result<String> {
         let rig = Rig::new(gateway, args.haproxy.clone()).await?;
         if args.instructions {
             return instructions::markdown(&rig).await;
+        }
+        if let Some(ssserver) = &args.outline {
+            return outline::measure(&rig, &Plan::new(args), ssserver, args.json, args.smoke).await;
         }
         let mut samples = Samples::default();
         let mut page = report::machine(rig.haproxy()) + "\n\n";

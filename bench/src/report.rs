@@ -5,7 +5,6 @@ use crate::echo::{IN_FLIGHT, STREAMS};
 use crate::handshakes::WORKERS;
 use crate::samples::Samples;
 use crate::session::KeyExchange;
-use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -14,15 +13,18 @@ pub(crate) fn markdown(samples: &Samples, idle_counts: &[usize]) -> String {
     let mut page = handshakes(samples);
     page += &echo(samples);
     page += &idle(samples, idle_counts);
+    page += &foreign(samples);
+    page
+}
+
+/// How quiet the machine was.
+pub(crate) fn foreign(samples: &Samples) -> String {
     let foreign = samples.largest("foreign").unwrap_or_default() * 100.0;
     let verdict = if foreign > 10.0 { " **Too much: repeat on a quiet machine.**" } else { "" };
-    // Writing into a String does not fail.
-    let _ = writeln!(
-        page,
+    format!(
         "Programs outside the benchmark took at most {foreign:.0} % of the machine during a \
-         measurement.{verdict}"
-    );
-    page
+         measurement.{verdict}\n"
+    )
 }
 
 fn handshakes(samples: &Samples) -> String {

@@ -79,6 +79,16 @@ impl Rig {
         wrapper: &[&str],
         settings: &[(&str, &str)],
     ) -> io::Result<(Server, Endpoint)> {
+        let (server, port) = self.start_gateway(wrapper, settings)?;
+        Ok((server, self.endpoint(port, key_exchange)?))
+    }
+
+    /// A fresh gateway with these settings, and its port.
+    pub(crate) fn start_gateway(
+        &self,
+        wrapper: &[&str],
+        settings: &[(&str, impl AsRef<std::ffi::OsStr>)],
+    ) -> io::Result<(Server, u16)> {
         let port = free_port()?;
         let mut words = wrapper.iter().map(PathBuf::from).chain([self.gateway.clone()]);
         let mut command = Command::new(words.next().unwrap_or_default());
@@ -89,9 +99,8 @@ impl Rig {
             .env("GATEWAY_TLS_CERT_PATH", self.path("cert.pem"))
             .env("GATEWAY_TLS_KEY_PATH", self.path("key.pem"))
             .env("BACKEND_BASE_URL", format!("http://{}", self.backend))
-            .envs(settings.iter().copied());
-        let server = Server::start(&mut command, &self.path("gateway.log"), port)?;
-        Ok((server, self.endpoint(port, key_exchange)?))
+            .envs(settings.iter().map(|(name, value)| (name, value)));
+        Ok((Server::start(&mut command, &self.path("gateway.log"), port)?, port))
     }
 
     /// A plain TLS echo on the gateway's TLS library: this program again.

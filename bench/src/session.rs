@@ -173,8 +173,7 @@ impl Session {
 
     /// Opens a stream, sends `data` (base64) over it and compares what comes back.
     pub(crate) async fn echo_once(&mut self, stream_id: &str, data: &str) -> io::Result<()> {
-        let open = json!({"type": "stream_open", "stream_id": stream_id, "target": "echo:7"});
-        self.send(&open).await?;
+        self.open_stream(stream_id, "echo:7").await?;
         let sent = json!({"type": "stream_data", "stream_id": stream_id, "data": data});
         self.send(&sent).await?;
         let received: Value = serde_json::from_slice(&self.message().await?)?;
@@ -193,6 +192,28 @@ impl Session {
             return Err(io::Error::other(format!("the gateway does not speak v2: {answer}")));
         }
         Ok(session)
+    }
+
+    pub(crate) async fn open_stream(&mut self, stream_id: &str, target: &str) -> io::Result<()> {
+        self.send(&json!({"type": "stream_open", "stream_id": stream_id, "target": target})).await
+    }
+
+    /// Sends `data` (base64) over a stream and reads as much payload of it back, in whatever pieces.
+    pub(crate) async fn echo_bytes(&mut self, stream_id: &str, data: &str) -> io::Result<()> {
+        let sent = json!({"type": "stream_data", "stream_id": stream_id, "data": data});
+        self.send(&sent).await?;
+        let length = |text: &str| base64_turbo::STANDARD.decode(text).map_or(0, |data| data.len());
+        let mut missing = length(data);
+        while missing > 0 {
+            let received: Value = serde_json::from_slice(&self.message().await?)?;
+            match received["data"].as_str() {
+                Some(data) if received["stream_id"] == stream_id => {
+                    missing = missing.saturating_sub(length(data));
+                }
+                _ => return Err(io::Error::other(format!("not an echo: {received}"))),
+            }
+        }
+        Ok(())
     }
 
     /// The bare stream and the reader of its frames; no message may be under way.

@@ -9,7 +9,10 @@ import pytest
 
 from rig.backend import Backend
 from rig.gateway import BINARY, Gateway, free_port
+from rig.nodes import Node, pool_file
+from rig.outline import QUICK
 from rig.pki import Authority
+from rig.targets import Target, echo
 
 sys.dont_write_bytecode = True
 
@@ -85,3 +88,25 @@ def start(launch, backend):
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(
             launch(settings.pop("backend_url", backend.url), **settings))
+
+
+@pytest.fixture(scope="module")
+def target():
+    with Target(echo) as target:
+        yield target
+
+
+@pytest.fixture
+def pair_of_nodes():
+    with Node("near", region="eu") as near, Node("far", "another", region="us") as far:
+        yield near, far
+
+
+@pytest.fixture
+def run(start, target, tmp_path):
+    """Starts a gateway over a pool of these Outline nodes, which probes the target."""
+    def run(*nodes, **settings):
+        path = pool_file(tmp_path / "nodes.yaml", *nodes)
+        return start(**QUICK | {"GATEWAY_OUTLINE_NODES_PATH": path,
+                                "GATEWAY_OUTLINE_PROBE_TARGET": target.address} | settings)
+    return run

@@ -10,14 +10,8 @@ from rig.client import TOKEN, Device, login, stream_close, stream_data, stream_o
 from rig.gateway import BINARY
 from rig.nodes import Node, header
 from rig.poll import eventually
-from rig.targets import Target, UdpTarget, echo, udp_echo
+from rig.targets import UdpTarget, udp_echo
 from rig.v2 import enter
-
-
-@pytest.fixture(scope="module")
-def target():
-    with Target(echo) as target:
-        yield target
 
 
 @pytest.fixture(scope="module")

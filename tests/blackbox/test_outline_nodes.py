@@ -1,95 +1,17 @@
 """Outline nodes that fail: the pool, fail-over, recovery, keys that change."""
 
 import base64
-import http.server
-import json
 import os
-import ssl
 import subprocess
 import threading
-from contextlib import contextmanager
-
-import pytest
 
 from rig.backend import ASSIGN, NO_NODES, assigned
 from rig.client import Device, login, stream_close, stream_data, stream_open
 from rig.gateway import BINARY, environment, run_to_exit
-from rig.nodes import Node, SilentNode, header, pool_file
+from rig.nodes import SilentNode, header, pool_file
+from rig.outline import again, dials, exchange, frame_of, key_server, session_node, state
 from rig.poll import Stopwatch, eventually
-from rig.targets import Target, UdpTarget, echo, udp_echo
-
-# Health within a second or two instead of a minute.
-QUICK = {"GATEWAY_UPSTREAM_MODE": "outline", "GATEWAY_OUTLINE_ASSIGN": "pool",
-         "GATEWAY_OUTLINE_NODES_RELOAD_INTERVAL": "100ms", "GATEWAY_OUTLINE_PROBE_INTERVAL": "500ms",
-         "GATEWAY_OUTLINE_PROBE_TIMEOUT": "500ms", "GATEWAY_OUTLINE_COOLDOWN": "300ms",
-         "GATEWAY_OUTLINE_DIAL_TIMEOUT": "500ms", "GATEWAY_OUTLINE_FIRST_BYTE_TIMEOUT": "500ms",
-         "GATEWAY_OUTLINE_KEY_REFRESH": "1s", "GATEWAY_MAX_STREAMS": "64"}
-
-
-@pytest.fixture(scope="module")
-def target():
-    with Target(echo) as target:
-        yield target
-
-
-@pytest.fixture
-def pair_of_nodes():
-    with Node("near", region="eu") as near, Node("far", "another", region="us") as far:
-        yield near, far
-
-
-@pytest.fixture
-def run(start, target, tmp_path):
-    """Starts a gateway over a pool of these nodes."""
-    def run(*nodes, **settings):
-        path = pool_file(tmp_path / "nodes.yaml", *nodes)
-        return start(**QUICK | {"GATEWAY_OUTLINE_NODES_PATH": path,
-                                "GATEWAY_OUTLINE_PROBE_TARGET": target.address} | settings)
-    return run
-
-
-def state(gateway, node):
-    return gateway.metrics().sum("httvps_gateway_outline_node_state", node=node)
-
-
-def dials(gateway, node, **labels):
-    return gateway.metrics().sum("httvps_gateway_outline_dials_total", node=node, **labels)
-
-
-def frame_of(device, stream_id, timeout=10):
-    """The next frame of a stream; what comes of others, which may end meanwhile, is skipped."""
-    while (frame := device.recv(timeout)).get("stream_id") != stream_id:
-        pass
-    return frame
-
-
-def expect(device, stream_id, payload):
-    got = bytearray()
-    while len(got) < len(payload):
-        frame = frame_of(device, stream_id, 20)
-        assert frame["type"] == "stream_data", frame
-        got += base64.b64decode(frame["data"])
-    assert bytes(got) == payload
-
-
-def exchange(device, stream_id, target, size=1000):
-    payload = os.urandom(size)
-    device.send(stream_open(stream_id), stream_data(stream_id, header(target.address) + payload))
-    expect(device, stream_id, payload)
-
-
-def again(device, stream_id, payload=b"still there"):
-    device.send(stream_data(stream_id, payload))
-    expect(device, stream_id, payload)
-
-
-def session_node(gateway, device):
-    """The node in the line session_started of a device."""
-    for line in gateway.lines():
-        entry = json.loads(line)
-        if entry["msg"] == "session_started" and entry["device_id"] == device.device_id:
-            return entry["node"]
-    return None
+from rig.targets import UdpTarget, udp_echo
 
 
 def test_a_session_gets_a_node_of_its_region(run, pair_of_nodes, target):
@@ -297,34 +219,6 @@ def test_the_pool_stands_in_for_a_backend_without_an_answer(run, backend, pair_o
         with login(gateway, region="us") as device:
             exchange(device, "a", target)
     assert gateway.metric("outline_assignments_total", result="pool") == 2
-
-
-@contextmanager
-def key_server(authority, document):
-    """Serves `document()` over TLS; a document of None is a 500."""
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            body = document()
-            self.send_response(200 if body is not None else 500)
-            self.send_header("Content-Length", str(len(body or "")))
-            self.end_headers()
-            self.wfile.write((body or "").encode())
-
-        def log_message(self, *_):
-            pass
-
-    pair = authority.issue("keys")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pair.cert, pair.key)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"ssconf://localhost:{server.server_address[1]}/hunter2"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_a_dynamic_key_is_fetched_refreshed_and_kept(run, authority, pair_of_nodes, target):

@@ -28,14 +28,14 @@ def done(*args, seconds=60, **more):
 
 
 @contextlib.contextmanager
-def served(world, name, argv, port, *more, udp=False):
+def served(world, name, argv, port, *more, udp=False, gateway=None):
     """A server program on `port`, and a client with a port of its own that leads there, for datagrams too if asked to."""
     with Process(world.folder, name, [str(arg) for arg in argv]) as server:
         server.wait_until(f"{name} listens", lambda: listens(port))
         local = free_port()
         if udp:
             more += ("--forward", f"udp:127.0.0.1:{local}=127.0.0.1:{port}")
-        with world.connect(world.gateway, "--forward", f"127.0.0.1:{local}=127.0.0.1:{port}", *more) as client:
+        with world.connect(gateway or world.gateway, "--forward", f"127.0.0.1:{local}=127.0.0.1:{port}", *more) as client:
             client.wait_until("the forwarded port listens", lambda: listens(local))
             yield local
 
@@ -53,6 +53,64 @@ def tree(folder):
     (folder / "deep" / "er" / "large").write_bytes(os.urandom(20_000_000))
     (folder / "empty").touch()
     return folder
+
+
+def half_close(world, gateway):
+    """A client that ends its half gets the answer to all that it said."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port, local = listener.getsockname()[1], free_port()
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                digest = hashlib.sha256()
+                while data := connection.recv(65_536):
+                    digest.update(data)
+                connection.sendall(digest.digest())
+
+        threading.Thread(target=answer, daemon=True).start()
+        with world.connect(gateway, "--forward", f"127.0.0.1:{local}=127.0.0.1:{port}"):
+            with socket.create_connection(("127.0.0.1", local), 10) as connection:
+                payload = os.urandom(3_000_000)
+                connection.sendall(payload)
+                connection.shutdown(socket.SHUT_WR)
+                answered = b"".join(iter(lambda: connection.recv(100), b""))
+                assert answered == hashlib.sha256(payload).digest()
+
+
+def dnsmasq(port):
+    return ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1",
+            f"--port={port}", "--address=/a.test/192.0.2.7", "--address=/a.test/2001:db8::7", "--conf-file=/dev/null",
+            "--user=", "--group="]
+
+
+def dns_by_forward(world, gateway):
+    """40 questions of dig, each answered right, through a forwarded port."""
+    port = free_port()
+    with served(world, "dnsmasq", dnsmasq(port), port, udp=True, gateway=gateway) as local:
+        for kind, answer in (("A", b"192.0.2.7"), ("AAAA", b"2001:db8::7")) * 20:
+            told = done("dig", "+short", "+tries=1", "+time=5", "@127.0.0.1", "-p", local, "www.a.test", kind)
+            assert told.strip() == answer, told
+
+
+def dns_by_socks5(world, client):
+    """100 questions by one association with the client's proxy."""
+    port = free_port()
+    with Process(world.folder, "dnsmasq-socks", dnsmasq(port)) as server:
+        server.wait_until("dnsmasq listens", lambda: listens(port))
+        with socket.create_connection(("127.0.0.1", client.port), 10) as control, \
+                socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+            control.sendall(b"\5\1\0\5\3\0\1\0\0\0\0\0\0")
+            reply = control.makefile("rb").read(12)
+            assert reply[:10] == b"\5\0\5\0\0\1\x7f\0\0\1", reply
+            program.settimeout(10)
+            program.connect(("127.0.0.1", int.from_bytes(reply[10:])))
+            header = b"\0\0\0\1\x7f\0\0\1" + port.to_bytes(2)
+            for number in range(1, 101):
+                query = number.to_bytes(2) + b"\1\0\0\1\0\0\0\0\0\0\3www\1a\4test\0\0\1\0\1"
+                program.send(header + query)
+                answer = program.recv(600)
+                assert answer.startswith(header + number.to_bytes(2)) and answer.endswith(b"\xc0\0\2\7"), answer
 
 
 def register(test, skipped):
@@ -86,25 +144,7 @@ def register(test, skipped):
 
     @binary("a client that half-closes gets its answer")
     def _(world):
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            port, local = listener.getsockname()[1], free_port()
-
-            def answer():
-                connection, _ = listener.accept()
-                with connection:
-                    digest = hashlib.sha256()
-                    while data := connection.recv(65_536):
-                        digest.update(data)
-                    connection.sendall(digest.digest())
-
-            threading.Thread(target=answer, daemon=True).start()
-            with world.connect(world.gateway, "--forward", f"127.0.0.1:{local}=127.0.0.1:{port}"):
-                with socket.create_connection(("127.0.0.1", local), 10) as connection:
-                    payload = os.urandom(3_000_000)
-                    connection.sendall(payload)
-                    connection.shutdown(socket.SHUT_WR)
-                    answered = b"".join(iter(lambda: connection.recv(100), b""))
-                    assert answered == hashlib.sha256(payload).digest()
+        half_close(world, world.gateway)
 
     @binary("git clone from a local server, every file as it was", "git")
     def _(world):
@@ -131,37 +171,13 @@ def register(test, skipped):
             done("rsync", "-a", f"{world.folder}/copy/", f"rsync://127.0.0.1:{local}/all/returned/")
         assert digests(origin) == digests(world.folder / "copy") == digests(back)
 
-    def dnsmasq(port):
-        return ["dnsmasq", "--no-daemon", "--no-resolv", "--no-hosts", "--bind-interfaces", "--listen-address=127.0.0.1",
-                f"--port={port}", "--address=/a.test/192.0.2.7", "--address=/a.test/2001:db8::7", "--conf-file=/dev/null",
-                "--user=", "--group="]
-
     @binary("DNS queries through a forwarded UDP port to a real server", "dnsmasq", "dig")
     def _(world):
-        port = free_port()
-        with served(world, "dnsmasq", dnsmasq(port), port, udp=True) as local:
-            for kind, answer in (("A", b"192.0.2.7"), ("AAAA", b"2001:db8::7")) * 20:
-                told = done("dig", "+short", "+tries=1", "+time=5", "@127.0.0.1", "-p", local, "www.a.test", kind)
-                assert told.strip() == answer, told
+        dns_by_forward(world, world.gateway)
 
     @binary("DNS queries by SOCKS5 UDP ASSOCIATE", "dnsmasq")
     def _(world):
-        port = free_port()
-        with Process(world.folder, "dnsmasq-socks", dnsmasq(port)) as server:
-            server.wait_until("dnsmasq listens", lambda: listens(port))
-            with socket.create_connection(("127.0.0.1", world.client.port), 10) as control, \
-                    socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
-                control.sendall(b"\5\1\0\5\3\0\1\0\0\0\0\0\0")
-                reply = control.makefile("rb").read(12)
-                assert reply[:10] == b"\5\0\5\0\0\1\x7f\0\0\1", reply
-                program.settimeout(10)
-                program.connect(("127.0.0.1", int.from_bytes(reply[10:])))
-                header = b"\0\0\0\1\x7f\0\0\1" + port.to_bytes(2)
-                for number in range(1, 101):
-                    query = number.to_bytes(2) + b"\1\0\0\1\0\0\0\0\0\0\3www\1a\4test\0\0\1\0\1"
-                    program.send(header + query)
-                    answer = program.recv(600)
-                    assert answer.startswith(header + number.to_bytes(2)) and answer.endswith(b"\xc0\0\2\7"), answer
+        dns_by_socks5(world, world.client)
 
     @binary("iperf3 over datagrams, its control connection through a forwarded port", "iperf3")
     def _(world):

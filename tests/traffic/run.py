@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 
+import outline
 import programs
 from origin import BLOCK, Origin, item
 from rig import (BIN, Backend, Client, Gateway, Pki, Process, accepts, clean_env, curl, curl_line, free_port, wait_for)
@@ -404,6 +405,7 @@ def is_group_alive(group):
 
 
 programs.register(test, Skipped)
+outline.register(test, Skipped, download=download, upload=upload, parallel=parallel)
 
 
 @test("the token is in no output of any process")

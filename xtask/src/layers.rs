@@ -43,7 +43,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     // The load generator judges the gateway from outside, so it shares no code with it.
     ("httvps-bench", &[]),
-    ("httvps-fuzz", &["httvps-proto", "httvps-transport", "httvps-client", "httvps-gateway"]),
+    (
+        "httvps-fuzz",
+        &[
+            "httvps-proto",
+            "httvps-transport",
+            "httvps-shadowsocks",
+            "httvps-client",
+            "httvps-gateway",
+        ],
+    ),
     ("xtask", &["httvps-proto", "httvps-gateway"]),
 ];
 

@@ -11,7 +11,7 @@ use crate::{AccessKey, Error};
 const LENGTH_LEN: usize = 2 + TAG_LEN;
 
 /// Type of an answer's header (SIP022 section 3.1.3).
-const ANSWER: u8 = 1;
+pub(crate) const ANSWER: u8 = 1;
 
 /// Seconds that the clocks may differ (SIP022 section 3.1.5).
 pub(crate) const CLOCK_TOLERANCE: u64 = 30;

@@ -15,11 +15,15 @@ mod cipher;
 mod client;
 mod datagrams;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod inbound;
 mod key;
 mod key_error;
 #[cfg(test)]
 mod node_half;
+#[cfg(any(test, feature = "fuzzing"))]
+mod node_packets;
 mod outbound;
 mod packets;
 mod replay;

@@ -24,12 +24,12 @@ use httvps_proto::address;
 const PAYLOAD_MAX: usize = 0xffff;
 
 /// Session and packet id, which AES encrypts as one block.
-const IDS_LEN: usize = 16;
+pub(crate) const IDS_LEN: usize = 16;
 
-const XNONCE_LEN: usize = 24;
+pub(crate) const XNONCE_LEN: usize = 24;
 
 const REQUEST: u8 = 0;
-const ANSWER: u8 = 1;
+pub(crate) const ANSWER: u8 = 1;
 
 // Nonce, ids, type, time, length of the padding: the longest that stands before address and payload.
 const _: () = assert!(
@@ -95,6 +95,12 @@ impl Packets {
         let session =
             if key.cipher().is_2022() { Some(Box::new(Session::new(&key)?)) } else { None };
         Ok(Self { key, header: header.into(), target: target.cloned(), session })
+    }
+
+    /// The id of our session, where the cipher has sessions.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn session_id(&self) -> Option<[u8; 8]> {
+        self.session.as_ref().map(|session| session.id)
     }
 
     /// Seals one datagram to the front of an area; gives the length.
@@ -275,7 +281,7 @@ fn split_ids(ids: &[u8; IDS_LEN]) -> ([u8; 8], u64) {
 }
 
 /// The last bytes of both ids in the clear (SIP022 section 3.2.3).
-fn nonce_of(ids: &[u8; IDS_LEN]) -> [u8; NONCE_LEN] {
+pub(crate) fn nonce_of(ids: &[u8; IDS_LEN]) -> [u8; NONCE_LEN] {
     let mut nonce = [0; NONCE_LEN];
     nonce.copy_from_slice(&ids[IDS_LEN - NONCE_LEN..]);
     nonce
@@ -291,7 +297,7 @@ fn place(area: &mut [u8], parts: &[&[u8]]) -> usize {
     len + TAG_LEN
 }
 
-fn seal_body(key: &LessSafeKey, nonce: [u8; NONCE_LEN], body: &mut [u8]) {
+pub(crate) fn seal_body(key: &LessSafeKey, nonce: [u8; NONCE_LEN], body: &mut [u8]) {
     let (plain, tag) = body.split_at_mut(body.len() - TAG_LEN);
     let nonce = Nonce::assume_unique_for_key(nonce);
     let sealed = key.seal_in_place_separate_tag(nonce, Aad::empty(), plain);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::node_half;
+use crate::node_packets::{Answer, sealed};
 use proptest::prelude::*;
 
 const NOW: u64 = 1_800_000_000;
@@ -10,23 +11,10 @@ fn packets(cipher: Cipher, target: &str) -> Packets {
     Packets::new(Arc::new(node_half::key(cipher)), Some(&target.parse().unwrap())).unwrap()
 }
 
-/// An answer of a node.
-#[derive(Clone, Copy)]
-struct Answer<'a> {
-    kind: u8,
-    time: u64,
-    session: u64,
-    packet: u64,
-    client: [u8; 8],
-    padding: u16,
-    source: &'a str,
-    payload: &'a [u8],
-}
-
 impl Packets {
     /// A good answer to what this client would ask.
     fn answer(&self) -> Answer<'static> {
-        let client = self.session.as_ref().map_or([0; 8], |session| session.id);
+        let client = self.session_id().unwrap_or_default();
         let (session, packet, source, payload) = (1, 0, "192.0.2.7:53", &b"an answer"[..]);
         Answer { kind: ANSWER, time: NOW, session, packet, client, padding: 0, source, payload }
     }
@@ -34,43 +22,6 @@ impl Packets {
     fn opens(&mut self, answer: Answer<'_>) -> Option<Vec<u8>> {
         let mut packet = sealed(&self.key, answer);
         self.open(&mut packet, NOW).map(|payload| packet[payload].to_vec())
-    }
-}
-
-/// What a node sends for an answer.
-fn sealed(key: &AccessKey, answer: Answer<'_>) -> Vec<u8> {
-    let mut address = Vec::new();
-    address::encode(&answer.source.parse().unwrap(), &mut address);
-    let (time, padding) = (answer.time.to_be_bytes(), answer.padding.to_be_bytes());
-    let zeros = vec![0; usize::from(answer.padding)];
-    let mut ids = [answer.session.to_be_bytes(), answer.packet.to_be_bytes()].concat();
-    let about: [&[u8]; 7] =
-        [&[answer.kind], &time, &answer.client, &padding, &zeros, &address, answer.payload];
-    match key.cipher() {
-        Cipher::Blake3Chacha20Poly1305 => {
-            let cipher = XChaCha20Poly1305::new_from_slice(key.secret()).unwrap();
-            let mut body = [&ids[..], &about.concat()].concat();
-            let nonce = XNonce::from([3; XNONCE_LEN]);
-            let tag =
-                cipher.encrypt_inout_detached(&nonce, &[], body.as_mut_slice().into()).unwrap();
-            [&nonce[..], &body, &tag].concat()
-        }
-        Cipher::Blake3Aes128Gcm | Cipher::Blake3Aes256Gcm => {
-            let mut body = about.concat();
-            body.extend_from_slice(&[0; TAG_LEN]);
-            let subkey = session_key(key, &ids[..8]);
-            seal_body(&subkey, ids[4..].try_into().unwrap(), &mut body);
-            let aes = if key.cipher().key_len() == 16 { &AES_128 } else { &AES_256 };
-            let block = UnboundCipherKey::new(aes, key.secret()).unwrap();
-            EncryptingKey::ecb(block).unwrap().encrypt(&mut ids).unwrap();
-            [ids, body].concat()
-        }
-        _ => {
-            let salt = vec![9; key.cipher().key_len()];
-            let mut body = [&address, answer.payload, &[0; TAG_LEN]].concat();
-            seal_body(&session_key(key, &salt), [0; NONCE_LEN], &mut body);
-            [salt, body].concat()
-        }
     }
 }
 

@@ -74,6 +74,18 @@ impl<S> Stream<S> {
         self.inbound.is_proven()
     }
 
+    /// The salt of our request.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn request_salt(&self) -> &[u8] {
+        self.outbound.salt(&self.key)
+    }
+
+    /// The connection to the node, for a fuzzer to put another one in its place.
+    #[cfg(feature = "fuzzing")]
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.io
+    }
+
     /// The connection to the node.
     pub fn get_ref(&self) -> &S {
         &self.io

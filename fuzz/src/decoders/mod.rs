@@ -2,10 +2,12 @@
 
 mod config;
 mod json;
+mod keys;
 mod pieces;
 mod proxy;
 mod records;
 mod seeds;
+mod shadowsocks;
 mod text;
 mod upgrade;
 mod v2;
@@ -15,7 +17,7 @@ use crate::run::Decoder;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// All of them, in the order in which they run.
-pub(crate) const NAMES: [&str; 18] = [
+pub(crate) const NAMES: [&str; 23] = [
     "json-frame",
     "json-gateway",
     "json-client",
@@ -34,6 +36,11 @@ pub(crate) const NAMES: [&str; 18] = [
     "backend-answer",
     "config",
     "values",
+    "access-key",
+    "key-document",
+    "address-header",
+    "shadowsocks-stream",
+    "shadowsocks-packet",
 ];
 
 pub(crate) fn by_name(name: &str) -> Option<Box<dyn Decoder>> {
@@ -56,6 +63,11 @@ pub(crate) fn by_name(name: &str) -> Option<Box<dyn Decoder>> {
         "backend-answer" => Box::new(text::BackendAnswer),
         "config" => Box::new(config::Settings::default()),
         "values" => Box::new(text::Values),
+        "access-key" => Box::new(keys::Keys),
+        "key-document" => Box::new(keys::Document),
+        "address-header" => Box::new(keys::Address),
+        "shadowsocks-stream" => Box::new(shadowsocks::NodeStream),
+        "shadowsocks-packet" => Box::new(shadowsocks::NodePackets),
         _ => return None,
     })
 }

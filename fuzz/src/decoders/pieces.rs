@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Its peer says all that it says in pieces of at most so many bytes, then closes; what is sent to it
@@ -70,5 +70,36 @@ impl Write for Pieces {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Reads to the end, with a look at the stream after each read; what came, and the words of the error unless the peer
+/// has finished. An error is final.
+pub(super) fn read_all<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    room: usize,
+    look: impl Fn(&S),
+) -> (Vec<u8>, Option<String>) {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut space = vec![0; room];
+    let mut received = Vec::new();
+    loop {
+        let mut buf = ReadBuf::new(&mut space);
+        let result = Pin::new(&mut *stream).poll_read(&mut cx, &mut buf);
+        look(stream);
+        match result {
+            Poll::Ready(Ok(())) if buf.filled().is_empty() => return (received, None),
+            Poll::Ready(Ok(())) => received.extend_from_slice(buf.filled()),
+            Poll::Ready(Err(error)) => {
+                let mut buf = ReadBuf::new(&mut space);
+                let again = Pin::new(&mut *stream).poll_read(&mut cx, &mut buf);
+                assert!(
+                    matches!(&again, Poll::Ready(Err(same)) if same.kind() == error.kind()),
+                    "{error} is not final: {again:?}"
+                );
+                return (received, Some(error.to_string()));
+            }
+            Poll::Pending => panic!("it waits although there is something to read"),
+        }
     }
 }

@@ -6,13 +6,11 @@
 //! memory is bounded.
 
 use super::behaviour;
-use super::pieces::Pieces;
+use super::pieces::{Pieces, read_all};
 use crate::run::Decoder;
 use httvps_transport::tls::fuzzing::{Format, Peer, start_over};
 use httvps_transport::tls::{CertSource, ClientTls, Roots, ServerTls, TlsStream, server_name};
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
-use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
+use tokio::io::DuplexStream;
 
 /// Content types of records.
 const ALERT: u8 = 21;
@@ -217,7 +215,10 @@ impl Decoder for Records {
         let Script { wire, good, is_plain, .. } = script;
         let total = wire.len();
         *stream.get_mut() = Pieces::new(wire, 1 + usize::from(*piece) * 16);
-        let (received, end) = read_all(&mut stream, 1 + usize::from(*room) * 80);
+        let (received, end) = read_all(&mut stream, 1 + usize::from(*room) * 80, |stream| {
+            let held = stream.buffered_capacity();
+            assert!(held <= MAX_HELD, "{held} bytes held");
+        });
         assert!(good.starts_with(&received), "{} bytes that nobody sealed", received.len());
         if is_plain {
             let is_whole = received == good && end.as_deref() == Some("unexpected end of file");
@@ -229,35 +230,5 @@ impl Decoder for Records {
         let place = 2 * usize::from(is_client) + usize::from(format != Format::Tls13);
         self.restarted[place] = Some(stream);
         behaviour((first % 6, end, received.len() / 1024, total / 2048))
-    }
-}
-
-/// Reads to the end; what came, and the words of the error unless the peer has closed.
-fn read_all(stream: &mut TlsStream<Pieces>, room: usize) -> (Vec<u8>, Option<String>) {
-    let mut cx = Context::from_waker(Waker::noop());
-    let mut space = vec![0; room];
-    let mut received = Vec::new();
-    loop {
-        let mut buf = ReadBuf::new(&mut space);
-        let result = Pin::new(&mut *stream).poll_read(&mut cx, &mut buf);
-        assert!(
-            stream.buffered_capacity() <= MAX_HELD,
-            "{} bytes held",
-            stream.buffered_capacity()
-        );
-        match result {
-            Poll::Ready(Ok(())) if buf.filled().is_empty() => return (received, None),
-            Poll::Ready(Ok(())) => received.extend_from_slice(buf.filled()),
-            Poll::Ready(Err(error)) => {
-                let mut buf = ReadBuf::new(&mut space);
-                let again = Pin::new(&mut *stream).poll_read(&mut cx, &mut buf);
-                assert!(
-                    matches!(&again, Poll::Ready(Err(same)) if same.kind() == error.kind()),
-                    "{error} is not final: {again:?}"
-                );
-                return (received, Some(error.to_string()));
-            }
-            Poll::Pending => panic!("it waits although there is something to read"),
-        }
     }
 }

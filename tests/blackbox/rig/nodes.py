@@ -1,4 +1,4 @@
-"""Outline nodes: `ssserver` of shadowsocks-rust as processes, and nodes that misbehave."""
+"""Outline nodes: `ssserver` of shadowsocks-rust and `ss-server` of shadowsocks-libev as processes, and a silent one."""
 
 import base64
 import ipaddress
@@ -16,15 +16,25 @@ _built = ROOT / "target" / "tools" / "bin" / "ssserver"
 SSSERVER = os.environ.get("SSSERVER") or (str(_built) if _built.exists() else shutil.which("ssserver") or "ssserver")
 
 
+def password_for(method):
+    """One that the method takes: those of 2022 want a key of their own length."""
+    if not method.startswith("2022-"):
+        return "p4ss-w0rd"
+    return base64.b64encode(bytes(range(16 if "aes-128" in method else 32))).decode()
+
+
 class Node(Process):
     """A Shadowsocks server."""
 
-    def __init__(self, node_id="node-1", password="p4ss-w0rd", method=METHOD, region=None):
-        self.node_id, self.password, self.method, self.region = node_id, password, method, region
+    def __init__(self, node_id="node-1", password=None, method=METHOD, region=None, program=SSSERVER):
+        self.node_id, self.method, self.region, self.program = node_id, method, region, program
+        self.password = password or password_for(method)
         super().__init__()
 
     def command(self):
-        return [SSSERVER, "-s", f"127.0.0.1:{self.port}", "-m", self.method, "-k", self.password, "-U"]
+        place = (["-s", f"127.0.0.1:{self.port}", "-U"] if self.program == SSSERVER
+                 else ["-s", "127.0.0.1", "-p", str(self.port), "-u"])
+        return [self.program, *place, "-m", self.method, "-k", self.password]
 
     @property
     def key(self):

@@ -81,14 +81,29 @@ pub struct Health {
     doubts: u32,
     is_slow: bool,
     is_reachable: bool,
-    /// Seconds; moves an eighth of the way with each sample.
-    latency: Option<f64>,
+    /// Mean time of a dial.
+    dial: Mean,
+    /// Mean time of a probe's answer.
+    answer: Mean,
     /// While down: when the next trial may be.
     trial_at: Option<Instant>,
     is_on_trial: bool,
     backoff: u32,
     /// When the node last came back up.
     recovered_at: Option<Instant>,
+}
+
+/// A mean in seconds that moves an eighth of the way with each sample; none before the first.
+#[derive(Debug, Default)]
+struct Mean(Option<f64>);
+
+impl Mean {
+    fn add(&mut self, sample: Duration) -> f64 {
+        let sample = sample.as_secs_f64();
+        let mean = self.0.map_or(sample, |mean| mean + (sample - mean) / 8.0);
+        self.0 = Some(mean);
+        mean
+    }
 }
 
 /// Streams in a row without an answer that make a node degraded.
@@ -106,7 +121,8 @@ impl Health {
             doubts: 0,
             is_slow: false,
             is_reachable: true,
-            latency: None,
+            dial: Mean::default(),
+            answer: Mean::default(),
             trial_at: None,
             is_on_trial: false,
             backoff: 1,
@@ -119,9 +135,11 @@ impl Health {
         self.state
     }
 
-    /// The moving mean of what dials took.
+    /// The moving mean of what dials took, and what answers to probes took on top. Answers to streams
+    /// are no measure of a node: their targets are near or far as the clients choose.
     pub fn latency(&self) -> Option<Duration> {
-        self.latency.map(Duration::from_secs_f64)
+        let answer = self.answer.0.unwrap_or_default();
+        self.dial.0.map(|dial| Duration::from_secs_f64(dial + answer))
     }
 
     /// Whether the last dial reached the node. One that is down and reachable is the last resort
@@ -177,9 +195,7 @@ impl Health {
 
     /// A stream's or a probe's connection to the node stood after `latency`.
     pub fn handle_dialed(&mut self, now: Instant, latency: Duration) {
-        let sample = latency.as_secs_f64();
-        let mean = self.latency.map_or(sample, |mean| mean + (sample - mean) / 8.0);
-        self.latency = Some(mean);
+        let mean = self.dial.add(latency);
         let slow = self.thresholds.slow.as_secs_f64();
         let bound = if self.is_slow { slow * 0.75 } else { slow };
         self.is_slow = slow > 0.0 && mean > bound;
@@ -191,6 +207,11 @@ impl Health {
         if !self.thresholds.has_probes {
             self.handle_good(now);
         }
+    }
+
+    /// The answer to a probe came after so long.
+    pub fn handle_answer_time(&mut self, time: Duration) {
+        self.answer.add(time);
     }
 
     /// A dial did not reach the node.

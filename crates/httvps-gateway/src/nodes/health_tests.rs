@@ -109,6 +109,18 @@ fn trials_are_single_and_further_apart_each_time() {
 }
 
 #[test]
+fn a_relapse_waits_twice_as_long() {
+    let now = Instant::now();
+    let mut health = down(true, now);
+    health.handle_probed(now + COOLDOWN);
+    assert_eq!(health.trial_at(), None);
+    for _ in 0..3 {
+        health.handle_probe_failed(now + COOLDOWN);
+    }
+    assert_eq!(health.trial_at(), Some(now + COOLDOWN * 3));
+}
+
+#[test]
 fn calm_forgets_old_trouble() {
     let start = Instant::now();
     let mut health = down(true, start);
@@ -151,6 +163,23 @@ fn slowness_degrades_with_hysteresis() {
     }
     let mean = health.latency().unwrap();
     assert!(dials > 2 && mean <= Duration::from_millis(750), "{dials} {mean:?}");
+}
+
+#[test]
+fn latency_is_what_dials_and_answers_to_probes_take() {
+    let now = Instant::now();
+    let mut health = Health::new(thresholds(true));
+    assert_eq!(health.latency(), None);
+    health.handle_dialed(now, FAST);
+    assert_eq!(health.latency(), Some(FAST));
+    health.handle_answer_time(FAST * 10);
+    assert_eq!(health.latency(), Some(FAST * 11), "the first sample counts whole");
+    health.handle_answer_time(FAST * 2);
+    assert_eq!(health.latency(), Some(FAST * 10), "the next ones an eighth");
+    health.handle_dialed(now, FAST * 9);
+    assert_eq!(health.latency(), Some(FAST * 11));
+    health.handle_answer_time(Duration::from_hours(1));
+    assert_eq!(health.state(), State::Healthy, "only dials make a node slow");
 }
 
 #[derive(Debug, Clone, Copy)]

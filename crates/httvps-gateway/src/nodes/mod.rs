@@ -32,3 +32,9 @@ pub use key::{KeyProblem, KeySource, KeyUrl};
 pub(crate) use outline::{Assigned, Outline, OutlineSetup};
 pub use probe::Exchange;
 pub use report::{Report, test_key};
+
+/// As the document of a dynamic key is read, opened to the fuzzer.
+#[cfg(feature = "fuzzing")]
+pub fn read_document(text: &str) -> Result<httvps_shadowsocks::AccessKey, String> {
+    document::read(text)
+}

@@ -160,6 +160,11 @@ impl Node {
         }
     }
 
+    /// Notes how long a probe waited for its answer.
+    pub(super) fn probe_answered_after(&self, time: Duration) {
+        self.change("probe_ok", |health| health.handle_answer_time(time));
+    }
+
     /// Notes what came of a probe that reached the node.
     pub(super) fn probed(&self, result: NodeProbe) {
         let now = Instant::now();

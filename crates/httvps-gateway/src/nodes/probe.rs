@@ -147,6 +147,7 @@ async fn probe(outline: &Outline, node: &Arc<Node>) -> Option<Result<Exchange, N
     match &result {
         Ok(exchange) => {
             node.dialed(Ok(exchange.dial));
+            node.probe_answered_after(exchange.answer);
             node.probed(NodeProbe::Ok);
         }
         Err(error) => {

@@ -16,11 +16,11 @@ pub struct Candidate<'a> {
     pub state: State,
     /// Whether it may be used now.
     pub is_eligible: bool,
-    /// The mean time of a dial.
+    /// The mean time of a dial and of a probe's answer.
     pub latency: Option<Duration>,
 }
 
-/// A dial that takes this long halves a node's share.
+/// A dial and answer that take this long halve a node's share.
 const HALVING: f64 = 0.05;
 /// What a degraded node keeps of its share.
 const DEGRADED: f64 = 0.1;

@@ -76,7 +76,9 @@ impl Outline {
     /// Reads the pool's file again when told to, and every so often; for ever. A broken file leaves
     /// the pool as it is.
     pub(super) async fn follow_file(self: &Arc<Self>, told: &Notify) {
-        let Some(path) = self.config.outline_nodes_path.clone() else { return };
+        let path = self.config.outline_nodes_path.clone();
+        // A file that nobody chooses from must not say what keys the backend's nodes have.
+        let Some(path) = path.filter(|_| self.config.assigner().uses_pool()) else { return };
         let interval = self.config.outline_nodes_reload_interval;
         let mut last_problem = None;
         loop {
