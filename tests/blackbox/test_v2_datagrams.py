@@ -188,7 +188,8 @@ def test_a_session_leaves_nothing(own_gateway):
         with enter(own_gateway) as device:
             streams = [device.open_datagrams(target.address, b"x") for _ in range(8)]
             device.pump(lambda: all(device.streams[stream].datagrams for stream in streams))
-            assert own_gateway.descriptors >= before + 9
+            # The connection of the look at the metrics may have been counted before.
+            assert own_gateway.descriptors >= before + 8
         eventually(is_gone, what="nothing is counted")
         eventually(lambda: own_gateway.descriptors <= before, what="no descriptor is left")
 
@@ -289,7 +290,10 @@ def test_a_flood_to_a_client_that_does_not_read_is_dropped_oldest_first(own_gate
 
 
 def send_marked(gateway, target, where):
-    """Sends marked datagrams to a full queue until one has pushed out the oldest; returns the last of them."""
+    """Sends marked datagrams to a full queue until one has pushed out the oldest; returns the last of them.
+
+    One is not enough: the kernel may have taken the queue when its buffers grew once more.
+    """
     counts = [-1, dropped(gateway, "out")]
     marks = []
 
@@ -298,8 +302,9 @@ def send_marked(gateway, target, where):
         return counts[0] == counts[1]
 
     def push():
-        marks.append(b"mark %d" % len(marks))
-        target.socket.sendto(marks[-1], where)
+        for _ in range(20):
+            marks.append((b"mark %d" % len(marks)).ljust(1_200))
+            target.socket.sendto(marks[-1], where)
         return dropped(gateway, "out") > counts[1]
 
     eventually(is_settled, what="the flood is over", every=0.1)

@@ -44,7 +44,7 @@ enum UpstreamCommand {
 #[command(after_help = EXAMPLES)]
 struct TestArgs {
     /// ss://…, ssconf://…, https://…, or a proxy: socks5://, http:// or https:// with
-    /// \[USER:PASSWORD@\]HOST:PORT; - reads it from standard input
+    /// HOST:PORT, and USER:PASSWORD@ before it if need be; - reads it from standard input
     key: String,
     /// Web server to ask by way of the node
     #[arg(long, value_name = "HOST:PORT", default_value = "example.com:80", value_parser = target)]
