@@ -110,7 +110,7 @@ impl Context {
         Self {
             limits: Arc::new(limits),
             window_limits,
-            window_budget: v2::Budget::new(config.window_budget_bytes),
+            window_budget: v2::Budget::shared(config.window_budget_bytes),
             registry: Arc::default(),
             admission: Arc::new(Admission::new(
                 config.max_handshakes,

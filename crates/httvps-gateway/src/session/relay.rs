@@ -88,6 +88,8 @@ pub(super) struct Load {
 pub(super) trait Sink {
     /// Bytes that one payload may have now; 0 when there is no room.
     fn room(&self) -> usize;
+    /// Whether payloads arrive as they were sent.
+    fn keeps_boundaries(&self) -> bool;
     /// Sends one payload, within the room.
     fn send(&mut self, payload: &[u8]);
     /// Sends one payload that `read` appends to the given buffer, at most as many bytes as it is
@@ -135,7 +137,7 @@ impl Relay {
     pub(super) fn handle_data(&mut self, data: &[u8], now: Instant, sink: &mut impl Sink) {
         self.last_active = now;
         if !self.pending.is_empty() {
-            self.pending.push(data, self.merges());
+            self.pending.push(data, self.merges(sink));
             return;
         }
         let mut rest = data;
@@ -176,14 +178,14 @@ impl Relay {
             }
         }
         self.blocked_since = Some(now);
-        let merges = self.merges();
+        let merges = self.merges(sink);
         self.pending.push(rest, merges);
     }
 
-    /// The echo answers message for message; for a byte stream boundaries mean nothing. While
-    /// dialling it is not known yet which it will be.
-    fn merges(&self) -> bool {
-        matches!(self.upstream, Outlet::Stream(_))
+    /// With JSON the echo answers message for message; for everything else boundaries mean nothing.
+    /// The echo stands at once, so that what is being dialled is none.
+    fn merges(&self, sink: &impl Sink) -> bool {
+        !(matches!(self.upstream, Outlet::Echo) && sink.keeps_boundaries())
     }
 
     /// Moves what can be moved: one step of dialling, all pending bytes that the upstream takes, and
@@ -527,6 +529,9 @@ mod tests {
         fn room(&self) -> usize {
             if self.room > 0 { self.most } else { 0 }
         }
+        fn keeps_boundaries(&self) -> bool {
+            !self.has_half_close
+        }
         fn fill<R>(&mut self, read: impl FnOnce(&mut Vec<u8>, usize) -> R) -> R {
             let mut payload = Vec::with_capacity(1024);
             let result = read(&mut payload, self.most.min(1024));
@@ -571,6 +576,23 @@ mod tests {
         let mut got = [0; 10];
         target.read_exact(&mut got).await.unwrap();
         assert_eq!((&got, client.opened), (b"early late", 1));
+    }
+
+    #[tokio::test]
+    async fn single_bytes_cost_little_more_than_themselves() {
+        let now = Instant::now();
+        let dial = Box::pin(std::future::pending());
+        let mut dialling = Relay::new(dial, &Arc::default(), StreamKey(0), now);
+        let (mut echo, _) = relay(Ok(Upstream::Echo));
+        // The second format, in which boundaries mean nothing.
+        let mut client = Client { has_half_close: true, ..Client::default() };
+        for relay in [&mut dialling, &mut echo] {
+            relay.poll(now, &mut client);
+            for _ in 0..10_000 {
+                relay.handle_data(b"x", now, &mut client);
+            }
+            assert!(relay.load(usize::MAX).cost < 10_200, "{:?}", relay.load(usize::MAX));
+        }
     }
 
     #[tokio::test]

@@ -7,20 +7,40 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 ///
 /// Cheap to clone; clones share it. What a session took comes back when its windows shrink or it is
 /// dropped. With nothing left, windows stay as they are: slower, never refused.
+///
+/// **Sharing.** In a [shared](Self::shared) budget a session may take as long as it then has no more
+/// than a quarter of what is left. So one that comes late, or whose peer uses little, finds some; and
+/// peers that let windows grow and leave them unused, which nobody can take back, need more sessions
+/// for each further byte.
 #[derive(Debug, Clone)]
 pub struct Budget {
     left: Arc<AtomicUsize>,
+    is_shared: bool,
 }
 
+/// The part of what is left that one session of a shared budget may have.
+const SHARE: usize = 4;
+
 impl Budget {
-    /// A budget of so many bytes.
+    /// A budget of so many bytes, all of which one session may have.
     pub fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)) }
+        Self { left: Arc::new(AtomicUsize::new(bytes)), is_shared: false }
+    }
+
+    /// A budget of so many bytes for the sessions of a process.
+    pub fn shared(bytes: usize) -> Self {
+        Self { is_shared: true, ..Self::new(bytes) }
     }
 
     /// Bytes that nobody has taken.
     pub fn left(&self) -> usize {
         self.left.load(Ordering::Relaxed)
+    }
+
+    /// Bytes by which the windows of a session that has taken `taken` may grow.
+    pub(super) fn share(&self, taken: usize) -> usize {
+        let left = self.left();
+        if self.is_shared { (left.saturating_sub(SHARE * taken)) / (SHARE + 1) } else { left }
     }
 
     pub(super) fn try_take(&self, bytes: usize) -> bool {

@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// PINGs are numbered and answered in order.
+/// The longest round trip that a window is to fit; a satellite's is 0.6 s.
+const LONGEST: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Default)]
 pub(super) struct Pings {
     /// When those were sent that are not answered, at most [`MAX_PINGS`].
@@ -30,7 +33,9 @@ impl Pings {
     pub(super) fn answered(&mut self, now: Instant, opaque: [u8; 8]) -> Option<Duration> {
         let first = self.next - self.unanswered.len() as u64;
         let at = usize::try_from(u64::from_be_bytes(opaque).checked_sub(first)?).ok()?;
-        let sent = self.unanswered.drain(..).nth(at)?;
+        // An answer to none of ours means nothing; one that overtook others is theirs too.
+        let sent = *self.unanswered.get(at)?;
+        self.unanswered.drain(..=at);
         let measured = now.saturating_duration_since(sent);
         self.latest = measured;
         self.shortest = Some(self.shortest.map_or(measured, |known| known.min(measured)));
@@ -43,8 +48,9 @@ impl Pings {
     }
 
     /// The round trip that windows are to fit: the latest, as a path may be slower than at its best,
-    /// but no more than twice the shortest, as the rest is queues that the windows themselves fill.
+    /// but no more than twice the shortest, as the rest is queues that the windows themselves fill,
+    /// and no more than a second, as a peer that answers late would have windows for nothing.
     pub(super) fn to_fill(&self) -> Option<Duration> {
-        self.shortest.map(|shortest| self.latest.min(shortest * 2))
+        self.shortest.map(|shortest| self.latest.min(shortest * 2).min(LONGEST))
     }
 }

@@ -451,7 +451,9 @@ impl Session {
         let taken = self.promised + u64::from(INITIAL_STREAM_CREDIT);
         let room = u64::from(max_session).saturating_sub(taken);
         let more = wanted.min(max_stream).saturating_sub(known.window.size());
-        let more = u64::from(more).min(room);
+        let taken = self.window.size().saturating_sub(INITIAL_SESSION_CREDIT);
+        let share = self.budget.share(taken as usize) as u64;
+        let more = u64::from(more).min(room).min(share);
         if more == 0 {
             return;
         }

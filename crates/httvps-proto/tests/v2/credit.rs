@@ -2,7 +2,7 @@
 
 use crate::pair::Pair;
 use httvps_proto::v2::{
-    Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, Limits, Session, Side,
+    Budget, Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, Limits, Session, Side,
 };
 use std::time::Duration;
 
@@ -84,6 +84,35 @@ fn growth_is_bounded_by_the_stream_the_session_and_the_process() {
     let most = INITIAL_SESSION_CREDIT as usize + 500_000;
     assert!(pair.gateway.session.window() <= most, "{sent:?}");
     assert_eq!(pair.budget.left(), most - pair.gateway.session.window());
+}
+
+#[test]
+fn sessions_that_took_much_leave_some_for_those_that_come_late() {
+    const MIB: usize = 1024 * 1024;
+    let budget = Budget::shared(20 * MIB);
+    let grown = |_| {
+        let mut pair = Pair::within(Limits::default(), budget.clone());
+        for _ in 0..2 {
+            let stream = pair.open(Kind::Bytes);
+            pump(&mut pair, stream, Duration::from_millis(100), 10);
+        }
+        pair
+    };
+    let sessions: Vec<Pair> = (0..6).map(grown).collect();
+    let windows: Vec<usize> = sessions.iter().map(|pair| pair.gateway.session.window()).collect();
+    assert!(windows[0] > 4 * MIB && windows[0] < 5 * MIB, "a fifth of it: {windows:?}");
+    assert!(windows[5] > MIB, "{windows:?}");
+    assert!(budget.left() > 4 * MIB, "{windows:?}");
+    drop(sessions);
+    assert_eq!(budget.left(), 20 * MIB);
+}
+
+#[test]
+fn a_peer_that_answers_late_gets_no_window_for_it() {
+    let mut pair = Pair::new(Limits::default());
+    let stream = pair.open(Kind::Bytes);
+    let sent = pump(&mut pair, stream, Duration::from_secs(4), 10);
+    assert_eq!(sent.iter().max(), Some(&(INITIAL_STREAM_CREDIT as usize)), "{sent:?}");
 }
 
 #[test]

@@ -170,8 +170,11 @@ impl Pair {
 
     /// The gateway's windows are within `budget`; the client has one of its own.
     pub fn with_budget(limits: Limits, budget: usize) -> Self {
+        Self::within(limits, Budget::new(budget))
+    }
+
+    pub fn within(limits: Limits, budget: Budget) -> Self {
         let now = Instant::now();
-        let budget = Budget::new(budget);
         Self {
             now,
             client: End::new(Side::Client, limits.clone(), Budget::new(1 << 30), now),

@@ -109,4 +109,11 @@ fn the_shortest_round_trip_is_kept_and_pings_are_bounded() {
     let foreign = Frame::Pong { opaque: [0xff; 8] };
     let event = pair.client.session.handle_frame(now, foreign, &mut Vec::new());
     assert_eq!(event, Ok(Event::Nothing), "an answer to none of ours");
+    assert!(
+        !pair.client.say(|session, out| session.ping(now, out)),
+        "none of them is answered by it"
+    );
+    pair.now += Duration::from_millis(5);
+    pair.settle();
+    assert_eq!(pair.client.session.round_trip(), Some(Duration::from_millis(5)));
 }

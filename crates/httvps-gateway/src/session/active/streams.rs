@@ -384,6 +384,10 @@ impl Sink for ClientSink<'_, '_> {
         if self.has_room { self.wire.credit(self.stream) } else { 0 }
     }
 
+    fn keeps_boundaries(&self) -> bool {
+        matches!(self.wire, Wire::Json(_))
+    }
+
     fn send(&mut self, payload: &[u8]) {
         if self.wire.write(self.stream, payload, self.out) {
             self.sent += payload.len() as u64;
