@@ -53,7 +53,7 @@ pub enum Pass {
     /// The node takes streams.
     Open,
     /// The node is down, and this is the one attempt that finds out whether it still is. It has to
-    /// end in a success, a failure or [`Health::give_back`].
+    /// end in a success, a failure, [`Health::give_back`] or [`Health::postpone`].
     Trial,
 }
 
@@ -190,6 +190,15 @@ impl Health {
     pub fn give_back(&mut self, pass: Pass) {
         if pass == Pass::Trial {
             self.is_on_trial = false;
+        }
+    }
+
+    /// Our own shortage ended the attempt, which shows nothing of the node. The next trial waits for
+    /// as long as the last one did: what is short now is short a moment later too.
+    pub fn postpone(&mut self, now: Instant, pass: Pass) {
+        self.give_back(pass);
+        if pass == Pass::Trial && self.state == State::Down {
+            self.cool_down(now, false);
         }
     }
 

@@ -207,9 +207,18 @@ impl Permit {
         &self.node
     }
 
-    /// The attempt has told something.
+    /// The attempt has told something, and the health knows it or is about to.
     pub(super) fn settle(mut self) {
         self.pass = None;
+    }
+
+    /// The node was not reached. Our own shortage tells nothing of it, and the trial is still owed.
+    pub(super) fn dial_failed(mut self, error: ConnectError) {
+        self.node.dialed(Err(error));
+        let pass = self.pass.take().filter(|_| error == ConnectError::Overload);
+        if let Some(pass) = pass {
+            self.node.change("trial", |health| health.postpone(Instant::now(), pass));
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A real exchange by way of a node, and the task that makes one every so often.
 
 use super::error::NodeError;
-use super::node::Node;
+use super::node::{Node, Permit};
 use super::outline::Outline;
 use super::way::{Dialer, Way};
 use crate::metrics::NodeProbe;
@@ -104,10 +104,7 @@ pub(super) async fn run(outline: Weak<Outline>, node: Weak<Node>) {
         let (wait, spacing, wake) = {
             let (Some(outline), Some(node)) = (outline.upgrade(), node.upgrade()) else { return };
             let interval = outline.config().outline_probe_interval;
-            let (wait, result) = match probe(&outline, &node).await {
-                Some(result) => (interval, Some(result)),
-                None => (interval, None),
-            };
+            let result = probe(&outline, &node).await;
             failed = result.map_or(failed, |result| result.is_err());
             if matches!(
                 result,
@@ -115,12 +112,16 @@ pub(super) async fn run(outline: Weak<Outline>, node: Weak<Node>) {
             ) {
                 outline.doubt_key(node.id());
             }
-            let now = Instant::now();
             let spacing = interval / 5;
-            let until_trial = node
-                .health(super::health::Health::trial_at)
-                .map(|at| at.saturating_duration_since(now).max(Duration::from_millis(1)));
-            let wait = until_trial.unwrap_or(if failed { spacing } else { wait });
+            let trial_at = node.health(super::health::Health::trial_at);
+            let until_trial = trial_at.map(|at| at.saturating_duration_since(Instant::now()));
+            let wait = match until_trial {
+                // It is due and was not to be had: somebody else makes it, or the key is missing.
+                Some(Duration::ZERO) if result.is_none() => spacing,
+                Some(until_trial) => until_trial.max(Duration::from_millis(1)),
+                None if failed => spacing,
+                None => interval,
+            };
             (wait, spacing.min(wait), node.probe_now.clone())
         };
         tokio::select! {
@@ -144,19 +145,115 @@ async fn probe(outline: &Outline, node: &Arc<Node>) -> Option<Result<Exchange, N
         config.outline_probe_timeout,
     )
     .await;
-    match &result {
+    judge(node, permit, &result);
+    Some(result)
+}
+
+/// Notes what a probe showed.
+fn judge(node: &Node, permit: Permit, result: &Result<Exchange, NodeError>) {
+    match result {
         Ok(exchange) => {
+            permit.settle();
             node.dialed(Ok(exchange.dial));
             node.probe_answered_after(exchange.answer);
             node.probed(NodeProbe::Ok);
         }
         Err(error) => {
             if error.is_of_node_alone() {
-                node.dialed(Err(error.of_dial()));
+                permit.dial_failed(error.of_dial());
+            } else {
+                permit.settle();
             }
             node.probed(error.result());
         }
     }
-    permit.settle();
-    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::nodes::assignment::Assignment;
+    use crate::nodes::health::{Health, State, Thresholds};
+    use crate::nodes::session;
+
+    const COOLDOWN: Duration = Duration::from_secs(5);
+    const FAST: Duration = Duration::from_millis(20);
+
+    /// Everything that may come of a node.
+    fn errors() -> Vec<NodeError> {
+        let reached = [
+            NodeError::Certificate,
+            NodeError::OtherProtocol,
+            NodeError::WrongKey,
+            NodeError::Credentials,
+            NodeError::NoCredentials,
+            NodeError::Clock(60),
+            NodeError::Unsupported,
+            NodeError::Closed,
+            NodeError::Silent,
+        ];
+        let dials = [
+            ConnectError::Refused,
+            ConnectError::Unreachable,
+            ConnectError::TimedOut,
+            ConnectError::Overload,
+            ConnectError::Io,
+        ];
+        let dials = dials.map(|error| [NodeError::Unreachable(error), NodeError::Target(error)]);
+        reached.into_iter().chain(dials.into_iter().flatten()).collect()
+    }
+
+    fn down(has_probes: bool) -> Arc<Node> {
+        let thresholds = Thresholds {
+            down_failures: 1,
+            recover_successes: 1,
+            cooldown: COOLDOWN,
+            slow: Duration::ZERO,
+            has_probes,
+        };
+        let node = Arc::new(Node::new("node", Metrics::new().node("node"), thresholds));
+        node.dialed(Err(ConnectError::Refused));
+        assert_eq!(node.health(Health::state), State::Down);
+        node
+    }
+
+    /// The node was down, and whatever its trial showed another one may come, not at once.
+    fn is_no_longer_on_trial(node: &Arc<Node>, error: NodeError) {
+        let now = Instant::now();
+        if node.health(Health::state) == State::Down {
+            assert!(node.try_probe(now).is_none(), "{error:?}: too soon");
+        }
+        let next = node.try_probe(now + COOLDOWN * Thresholds::MAX_BACKOFF);
+        assert!(next.is_some(), "{error:?}: down for ever");
+    }
+
+    #[test]
+    fn a_trial_ends_whatever_the_probe_shows() {
+        for error in errors() {
+            let node = down(true);
+            let permit = node.try_probe(Instant::now() + COOLDOWN).unwrap();
+            judge(&node, permit, &Err(error));
+            is_no_longer_on_trial(&node, error);
+        }
+        let node = down(true);
+        let permit = node.try_probe(Instant::now() + COOLDOWN).unwrap();
+        judge(&node, permit, &Ok(Exchange { dial: FAST, answer: FAST }));
+        assert_ne!(node.health(Health::state), State::Down);
+    }
+
+    #[test]
+    fn a_trial_ends_whatever_a_stream_shows() {
+        for error in errors() {
+            let node = down(false);
+            node.try_pass(Instant::now() + COOLDOWN).unwrap().dial_failed(error.of_dial());
+            is_no_longer_on_trial(&node, error);
+
+            let node = down(false);
+            let permit = node.try_pass(Instant::now() + COOLDOWN).unwrap();
+            let assignment = Assignment::of_pool(node.clone());
+            let _ = session::judge::<()>(&assignment, permit, FAST, Err(error));
+            is_no_longer_on_trial(&node, error);
+        }
+    }
 }

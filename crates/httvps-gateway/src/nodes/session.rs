@@ -187,8 +187,7 @@ impl Shared {
         match dialed.unwrap_or(Err(NodeError::Unreachable(ConnectError::TimedOut))) {
             Ok(link) => Ok(Dialed { link, latency: start.elapsed(), permit }),
             Err(error) => {
-                permit.node().dialed(Err(error.of_dial()));
-                permit.settle();
+                permit.dial_failed(error.of_dial());
                 Err(Failure::of(error))
             }
         }
@@ -244,7 +243,7 @@ struct Dialed {
 }
 
 /// Why a stream did not open.
-enum Failure {
+pub(super) enum Failure {
     /// Another node may do better.
     Node(ConnectError),
     /// The node is good and the stream cannot be had.
@@ -279,21 +278,22 @@ impl From<Failure> for ConnectError {
 ///
 /// Clients choose targets, so only what no target can bring about is a failure of the node. That it
 /// ends the connection or is silent is a doubt, as with a stream that gets no answer.
-fn judge<T>(
+pub(super) fn judge<T>(
     assignment: &Assignment,
     permit: Permit,
     latency: Duration,
     started: Result<T, NodeError>,
 ) -> Result<T, Failure> {
-    let node = permit.node();
     match &started {
-        Err(error) if error.is_of_node_alone() => node.dialed(Err(error.of_dial())),
-        _ => node.dialed(Ok(latency)),
+        Err(error) if error.is_of_node_alone() => permit.dial_failed(error.of_dial()),
+        _ => {
+            permit.node().dialed(Ok(latency));
+            permit.settle();
+        }
     }
     if let Err(NodeError::Closed | NodeError::OtherProtocol | NodeError::Silent) = &started {
         assignment.unanswered();
     }
-    permit.settle();
     started.map_err(Failure::of)
 }
 
