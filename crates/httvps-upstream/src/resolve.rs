@@ -73,11 +73,6 @@ impl SystemResolver {
         let lookups = Semaphore::new(MAX_LOOKUPS);
         Self { shared: Arc::new(Shared { hosts, dns, lookups }) }
     }
-
-    /// Whether names beyond the hosts file can be resolved: the system names at least one name server.
-    pub fn has_name_server(&self) -> bool {
-        self.shared.dns.is_some()
-    }
 }
 
 impl Resolve for SystemResolver {
@@ -218,7 +213,6 @@ mod tests {
     #[tokio::test]
     async fn without_a_name_server_the_hosts_file_works_and_the_error_says_why() {
         let resolver = resolver(None);
-        assert!(!resolver.has_name_server());
         let both = resolver.resolve("both.example.").await.unwrap();
         assert_eq!(both, ["2001:db8::1", "192.0.2.2"].map(|a| a.parse::<IpAddr>().unwrap()));
         assert_eq!(resolver.resolve("FILES.example").await.unwrap().len(), 1);

@@ -72,7 +72,9 @@ struct Files {
 impl Files {
     fn new(kept: Option<PathBuf>) -> io::Result<Self> {
         if let Some(dir) = kept {
-            std::fs::create_dir_all(&dir)?;
+            std::fs::create_dir_all(&dir).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", dir.display()))
+            })?;
             return Ok(Self { dir, _temporary: None });
         }
         let temporary = tempfile::Builder::new().prefix("httvps-dev-").tempdir()?;

@@ -33,7 +33,7 @@ fn command() -> Command {
             Command::new("backend").about("A small subscription backend over a file of devices"),
         ))
         .subcommand(upstream::UpstreamArgs::augment_args(
-            Command::new("upstream").about("Look at the ways out: test the key of an Outline node"),
+            Command::new("upstream").about("Look at the ways out: test the key of an Outline node or a proxy"),
         ))
 }
 

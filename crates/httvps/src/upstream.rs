@@ -83,7 +83,7 @@ async fn test(args: TestArgs) -> ExitCode {
     let report = test_key(&key, args.ca_file.as_deref(), &args.target, &args.dns, timeout).await;
     let report = match report {
         Ok(report) => report,
-        Err(problem) => return fail(&format!("the key: {problem}")),
+        Err(problem) => return fail(&problem),
     };
     let ms = |duration: Duration| format!("{:.0} ms", duration.as_secs_f64() * 1000.0);
     println!("node       {}", report.node);

@@ -281,8 +281,8 @@ settings! {
             default "256KiB",
             range "16KiB" to "64MiB";
 
-        /// Bytes of one stream that may wait for the client; then the stream is not read any
-        /// further.
+        /// Bytes that a client of the JSON format sent on one stream and that wait for its target; then the
+        /// client is not read any further. The wire format v2 has credit instead.
         max_stream_queue_bytes: usize as Size, env GATEWAY_MAX_STREAM_QUEUE_BYTES, default "64KiB",
             range "4KiB" to "16MiB";
 

@@ -12,7 +12,8 @@ Generated from the definitions in `crates/httvps-gateway/src/metrics/` by `cargo
 edit.
 
 They are served at `metrics_path` in the classic Prometheus text format, or as OpenMetrics 1.0.0 when the `Accept`
-header names `application/openmetrics-text`. Every label has a closed set of values, all of which show from the start.
+header names `application/openmetrics-text`. Every label has a closed set of values, all of which show from the start,
+except `node`: the ids of the nodes in use, at most 4,096, each gone when its node is forgotten.
 `in` is from the client, `out` is to the client.
 ";
 
@@ -34,7 +35,7 @@ pub fn reference_markdown() -> String {
     for (name, kind, help, _) in process::ROWS {
         let _ = writeln!(page, "| `{name}` | {kind} | {help}. |");
     }
-    page.push_str("\n## Label values\n");
+    page.push_str("\n## Label values\n\n`node`: the ids of the nodes in use, at most 4,096\n");
     for family in FAMILIES {
         if let Some((label, values)) = (family.label)() {
             let values: Vec<_> = values.iter().map(|value| format!("`{value}`")).collect();

@@ -49,7 +49,7 @@ pub enum FetchError {
 impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Timeout => f.write_str("the key's server did not answer within 10 s"),
+            Self::Timeout => f.write_str("the key's server did not answer in time"),
             Self::Unreachable => {
                 f.write_str("the key's server cannot be reached, or its certificate is not trusted")
             }
@@ -84,9 +84,18 @@ impl Fetcher {
         Ok(Self { http })
     }
 
-    /// Fetches a key. Cancelling it closes the connection.
+    /// Fetches a key within 10 s. Cancelling it closes the connection.
     pub async fn fetch(&self, url: &KeyUrl) -> Result<AccessKey, FetchError> {
-        tokio::time::timeout(DEADLINE, self.get(url)).await.unwrap_or(Err(FetchError::Timeout))
+        self.fetch_within(url, DEADLINE).await
+    }
+
+    /// Fetches a key within a time of the caller's. Cancelling it closes the connection.
+    pub async fn fetch_within(
+        &self,
+        url: &KeyUrl,
+        patience: Duration,
+    ) -> Result<AccessKey, FetchError> {
+        tokio::time::timeout(patience, self.get(url)).await.unwrap_or(Err(FetchError::Timeout))
     }
 
     async fn get(&self, url: &KeyUrl) -> Result<AccessKey, FetchError> {

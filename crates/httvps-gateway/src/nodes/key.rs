@@ -1,6 +1,7 @@
 //! A key as it stands in a configuration: itself, or where to fetch it.
 
 use crate::backend::OutlineKey;
+use httvps_proto::TargetError;
 use httvps_proxies::ProxyKey;
 use httvps_shadowsocks::{AccessKey, KeyError};
 use hyper::Uri;
@@ -34,6 +35,10 @@ pub enum KeyProblem {
     Key(KeyError),
     /// A proxy's key that is wrong.
     Proxy(httvps_proxies::KeyError),
+    /// Nothing at all.
+    Empty,
+    /// A scheme that no key has.
+    Scheme,
     /// Something else than an Outline key where nothing else is taken.
     NoOutline,
     /// A URL that is wrong: how.
@@ -53,10 +58,17 @@ impl KeySource {
             "http" if has_path(rest) => Err(KeyProblem::Url(
                 "http:// shows the key to the whole path; use https:// (a proxy is http://HOST:PORT)",
             )),
-            "socks5" | "http" | "https" => {
-                ProxyKey::parse(text).map(Self::Proxy).map_err(KeyProblem::Proxy)
-            }
-            _ => AccessKey::parse(text).map(Self::Static).map_err(KeyProblem::Key),
+            scheme @ ("socks5" | "http" | "https") => match ProxyKey::parse(text) {
+                Err(httvps_proxies::KeyError::Node(TargetError::NoPort)) if scheme == "https" => {
+                    Err(KeyProblem::Url(
+                        "the proxy has no port; write HOST:PORT (a dynamic key has a path behind the host)",
+                    ))
+                }
+                key => key.map(Self::Proxy).map_err(KeyProblem::Proxy),
+            },
+            "ss" => AccessKey::parse(text).map(Self::Static).map_err(KeyProblem::Key),
+            _ if text.is_empty() => Err(KeyProblem::Empty),
+            _ => Err(KeyProblem::Scheme),
         }
     }
 
@@ -91,15 +103,23 @@ impl KeyUrl {
         if rest.len() > MAX_URL {
             return Err(KeyProblem::Url("the URL is longer than 4096 bytes"));
         }
+        // With a `/` in a proxy's password the user would be taken for the host of a dynamic key.
+        if rest.contains('@') {
+            return Err(KeyProblem::Url(
+                "the URL of a dynamic key has no user and no @; a proxy's password needs %2F for /",
+            ));
+        }
         let uri: Uri = format!("https://{rest}")
             .parse()
             .map_err(|_| KeyProblem::Url("the URL cannot be read"))?;
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
-        if authority.contains('@') {
-            return Err(KeyProblem::Url("the URL has a user name in it; leave it out"));
-        }
         if uri.host().is_none_or(str::is_empty) {
             return Err(KeyProblem::Url("the URL has no host"));
+        }
+        let has_port = uri.authority().is_some_and(|a| a.as_str().len() > a.host().len());
+        if has_port && uri.port_u16().is_none_or(|port| port == 0) {
+            return Err(KeyProblem::Url(
+                "the URL's port is no number from 1 to 65535; a proxy's password needs %2F for /",
+            ));
         }
         Ok(Self(uri))
     }
@@ -130,6 +150,10 @@ impl fmt::Display for KeyProblem {
         match self {
             Self::Key(error) => error.fmt(f),
             Self::Proxy(error) => error.fmt(f),
+            Self::Empty => f.write_str("it is empty"),
+            Self::Scheme => {
+                f.write_str("a key begins with ss://, ssconf://, https://, socks5:// or http://")
+            }
             Self::NoOutline => f.write_str("it is no Outline key"),
             Self::Url(words) => f.write_str(words),
         }
@@ -163,13 +187,22 @@ mod tests {
             ("https://", "no port"),
             ("https://h.example/", "no port"),
             ("ssconf:///k", "cannot be read"),
-            ("https://u:hunter2@h.example/k", "user name"),
+            ("https://u:hunter2@h.example/k", "no user"),
+            ("https://ann:hunter2/b@p.example:443", "%2F for /"),
+            ("https://ann:123/hunter2@p.example:443", "%2F for /"),
+            ("https://ann:123?hunter2@p.example:443", "%2F for /"),
+            ("https://ann:hunter2/b", "port is no number"),
+            ("https://h:0/k", "port is no number"),
+            ("https://h:65536/k", "port is no number"),
+            ("https://keys.example", "a dynamic key has a path"),
+            ("socks4://h:1", "a key begins with ss://"),
+            ("vmess://hunter2", "a key begins with ss://"),
             ("https://h example/k", "cannot be read"),
             ("socks5://hunter2@h:1", "needs a password"),
             ("socks5://h:1/hunter2", "nothing behind"),
             ("https://u:hunter2@h", "no port"),
-            ("hunter2", ""),
-            ("", ""),
+            ("hunter2", "a key begins with ss://"),
+            ("", "it is empty"),
         ] {
             let problem = KeySource::parse(text).expect_err(text).to_string();
             assert!(problem.contains(part) && !problem.contains("hunter2"), "{text}: {problem}");

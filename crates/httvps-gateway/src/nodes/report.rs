@@ -23,7 +23,7 @@ pub struct Report {
 
 /// Tests a key: reads it, fetches it if it is a dynamic one, asks the web server `web` for its head
 /// over a stream, and the name server `dns` in a datagram. Each step takes `timeout` at the most. The
-/// error says what is wrong with the key itself; nothing secret is in it.
+/// error says what is wrong with the key itself or with `ca`; nothing secret is in it.
 pub async fn test_key(
     text: &str,
     ca: Option<&Path>,
@@ -31,16 +31,28 @@ pub async fn test_key(
     dns: &Target,
     timeout: Duration,
 ) -> Result<Report, String> {
-    let way = match KeySource::parse(text).map_err(|problem| problem.to_string())? {
+    let way = match KeySource::parse(text).map_err(|problem| of_key(&problem))? {
         KeySource::Static(key) => Way::Shadowsocks(Client::new(key)),
         KeySource::Proxy(key) => Way::Proxy(key),
         KeySource::Dynamic(url) => {
-            let key = Fetcher::new(ca)?.fetch(&url).await.map_err(|error| error.to_string())?;
+            let key = Fetcher::new(ca)
+                .map_err(|problem| of_authorities(&problem))?
+                .fetch_within(&url, timeout)
+                .await;
+            let key = key.map_err(|error| of_key(&error))?;
             Way::Shadowsocks(Client::new(key))
         }
     };
-    let dialer = Dialer::new(ca)?;
+    let dialer = Dialer::new(ca).map_err(|problem| of_authorities(&problem))?;
     let stream = probe::exchange(&dialer, &way, web, timeout, timeout).await;
     let datagrams = probe::exchange_datagrams(&dialer, &way, dns, timeout).await;
     Ok(Report { node: way.shown(), stream, datagrams })
+}
+
+fn of_key(problem: &dyn std::fmt::Display) -> String {
+    format!("the key: {problem}")
+}
+
+fn of_authorities(problem: &str) -> String {
+    format!("--ca-file {problem}")
 }

@@ -87,11 +87,6 @@ impl ResetCode {
             Self::Cancelled | Self::Limit | Self::ProtocolError => return None,
         })
     }
-
-    /// Whether the target ended the stream, rather than the gateway or its policy.
-    pub const fn is_of_target(self) -> bool {
-        matches!(self, Self::Refused | Self::Reset)
-    }
 }
 
 /// The code that tells a peer of an end; None for the one that is a FINISH.
@@ -140,6 +135,5 @@ mod tests {
             let is_told = !matches!(end, StreamEnd::Eof | StreamEnd::ClientClosed);
             assert_eq!(code.ok().and_then(ResetCode::to_end), is_told.then_some(*end));
         }
-        assert!(ResetCode::Reset.is_of_target() && !ResetCode::Denied.is_of_target());
     }
 }

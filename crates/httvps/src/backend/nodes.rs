@@ -19,7 +19,7 @@ const MAX_KEY_LEN: u64 = 8 * 1024;
 /// from the command line, which other users of the host can read.
 #[derive(Args, Debug)]
 pub(super) struct AddArgs {
-    /// Name of the node: letters, digits, '.', '_' and '-'
+    /// Name of the node: 1 to 64 letters, digits, '.', '_' and '-'
     #[arg(long, value_name = "ID")]
     node_id: NodeId,
     /// Region that devices ask for [default: any]
@@ -34,10 +34,10 @@ pub(super) struct AddArgs {
     /// Cipher [default: left to the gateway, which takes chacha20-ietf-poly1305]
     #[arg(long, value_name = "CIPHER")]
     method: Option<String>,
-    /// File with the password, or - for standard input
+    /// File with the password, or - for standard input; or give --access-url-file
     #[arg(long, value_name = "FILE", required_unless_present = "access_url_file")]
     password_file: Option<PathBuf>,
-    /// File with the whole key (ss://… or ssconf://…), or - for standard input; wins over the rest
+    /// File with the whole key (ss://…, ssconf://… or https://…), or - for standard input; wins over the rest
     #[arg(long, value_name = "FILE", conflicts_with = "password_file")]
     access_url_file: Option<PathBuf>,
     /// Number of the key at the node's management
