@@ -1,6 +1,7 @@
 //! Bytes in both directions: all of them, in order, within bounds.
 
 use crate::gateway::{Seen, limits, open, pair};
+use crate::local::settle;
 use crate::within;
 use httvps_mux::{Settings, Stream, StreamFailure};
 use httvps_proto::{Limits, StreamEnd};
@@ -17,11 +18,6 @@ fn pattern(seed: u32, len: usize) -> Vec<u8> {
 async fn is_pending<F: Future>(future: F) -> bool {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
-}
-
-/// Lets every task run until all of them wait.
-async fn settle() {
-    tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Opening, refusing, draining, ending.
 
 use crate::gateway::{Gateway, OFF, Seen, greet, limits, open, pair, pair_with, pipe};
+use crate::local::settle;
 use crate::within;
 use httvps_mux::{ConnectionEnd, LinkTiming, OpenError, Settings, StreamFailure};
 use httvps_proto::{ErrorCode, Limits, StreamEnd, json};
@@ -95,7 +96,7 @@ async fn a_full_session_has_no_place_until_a_stream_ends() {
     .await;
     assert!(connection.begin("target:1").is_err());
     gateway.end(a, StreamEnd::Eof).await;
-    tokio::time::sleep(Duration::from_millis(1)).await;
+    settle().await;
     assert!(connection.begin("target:1").is_ok());
 }
 

@@ -160,7 +160,7 @@ pub(crate) fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
-/// Lets every task run until all of them wait.
+/// Lets every task run until all of them wait: paused time moves on only then.
 pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
