@@ -74,6 +74,13 @@ pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
     ///
     /// Bytes not sent yet are lost. Without effect where the transport knows no reset.
     fn reset(&mut self);
+
+    /// Whether the stream cannot take any payload yet because its target is still being dialled.
+    ///
+    /// Until then a flush that waits does not mean that bytes which count as taken are held.
+    fn is_opening(&self) -> bool {
+        false
+    }
 }
 
 impl ByteStream for TcpStream {

@@ -128,6 +128,10 @@ impl ByteStream for HeaderFirst {
             stream.reset();
         }
     }
+
+    fn is_opening(&self) -> bool {
+        matches!(self.state, State::Dialing(_))
+    }
 }
 
 #[cfg(test)]
@@ -222,9 +226,11 @@ mod tests {
     async fn an_error_of_the_dial_is_told_as_it_is() {
         let dial = |_| -> Dial { Box::pin(async { Err(ConnectError::DeniedByNode) }) };
         let mut ours = HeaderFirst::new(dial);
+        assert!(!ours.is_opening(), "the header can be taken");
         ours.write_all(HEADER).await.unwrap();
+        assert!(ours.is_opening());
         let error = ours.read(&mut [0]).await.unwrap_err();
         assert_eq!(ConnectError::from(&error), ConnectError::DeniedByNode);
-        assert!(ours.write(b"x").await.is_err());
+        assert!(ours.write(b"x").await.is_err() && !ours.is_opening());
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Relay {
     waker: Waker,
     /// Since when bytes have been waiting without one of them being taken.
     blocked_since: Option<Instant>,
+    /// The upstream has taken bytes that it could not pass on yet, as one that encrypts does.
+    holds_taken: bool,
     last_active: Instant,
     last_written: Option<Instant>,
     /// The write half failed; what the target sent before is still to be read.
@@ -123,6 +125,7 @@ impl Relay {
             waker: stream_waker.clone().into(),
             stream_waker,
             blocked_since: None,
+            holds_taken: false,
             last_active: now,
             last_written: None,
             write_failure: None,
@@ -141,6 +144,7 @@ impl Relay {
             return;
         }
         let mut rest = data;
+        let mut has_written = false;
         match &mut self.upstream {
             Outlet::Blackhole => return,
             Outlet::Echo => {
@@ -157,6 +161,7 @@ impl Relay {
                         Poll::Ready(Ok(count)) if count > 0 => {
                             rest = &rest[count..];
                             self.last_written = Some(now);
+                            has_written = true;
                         }
                         Poll::Ready(result) => self.write_failure = Some(write_end(result)),
                         Poll::Pending => break,
@@ -168,6 +173,10 @@ impl Relay {
                     return;
                 }
                 if rest.is_empty() {
+                    if has_written {
+                        self.blocked_since = None;
+                    }
+                    self.poll_flush(now);
                     return;
                 }
             }
@@ -177,7 +186,10 @@ impl Relay {
                 }
             }
         }
-        self.blocked_since = Some(now);
+        if has_written {
+            self.blocked_since = None;
+        }
+        self.blocked_since.get_or_insert(now);
         let merges = self.merges(sink);
         self.pending.push(rest, merges);
     }
@@ -285,12 +297,39 @@ impl Relay {
             }
         }
         self.pending = Pending::default();
-        self.blocked_since = None;
-        if self.write_failure.is_none()
-            // An upstream that encrypts may hold bytes that it has taken.
-            && let Poll::Ready(Err(error)) = Pin::new(stream).poll_flush(&mut cx)
-        {
-            self.write_failure = Some(end_of_io(&error));
+        self.poll_flush(now);
+    }
+
+    /// Has the upstream pass on what it has taken; what it still holds afterwards waits like what
+    /// it has not taken. To be called when nothing else waits.
+    fn poll_flush(&mut self, now: Instant) {
+        let Outlet::Stream(stream) = &mut self.upstream else { return };
+        self.holds_taken = false;
+        if self.write_failure.is_none() {
+            let mut cx = Context::from_waker(&self.waker);
+            match Pin::new(&mut *stream).poll_flush(&mut cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => {
+                    self.write_failure = Some(end_of_io(&error));
+                    self.stream_waker.schedule();
+                }
+                // What has no socket yet has taken nothing but the target's name.
+                Poll::Pending => self.holds_taken = !stream.is_opening(),
+            }
+        }
+        if self.holds_taken {
+            self.blocked_since.get_or_insert(now);
+        } else {
+            self.blocked_since = None;
+        }
+    }
+
+    /// Whether there is nothing yet that could take the client's bytes.
+    fn is_dialing(&self) -> bool {
+        match &self.upstream {
+            Outlet::Dialing(_) => true,
+            Outlet::Stream(stream) => stream.is_opening(),
+            Outlet::Echo | Outlet::Blackhole => false,
         }
     }
 
@@ -341,18 +380,16 @@ impl Relay {
     /// the session's bound alone, so that a dial that hangs does not hold up the others at once.
     pub(super) fn load(&self, max_stream: usize) -> Load {
         let cost = self.pending.cost();
-        let is_dialing = matches!(self.upstream, Outlet::Dialing(_));
-        Load { cost, is_full: !is_dialing && cost >= max_stream }
+        Load { cost, is_full: cost >= max_stream && !self.is_dialing() }
     }
 
     /// When the stream is ended for moving nothing, and as what.
     pub(super) fn deadline(&self, stall: Duration, idle: Duration) -> Option<(Instant, StreamEnd)> {
-        let is_dialing = matches!(self.upstream, Outlet::Dialing(_));
         // An echo waits for its own client, whom the write deadline watches.
         let is_echo = matches!(self.upstream, Outlet::Echo);
         let stalled = self
             .blocked_since
-            .filter(|_| !stall.is_zero() && !is_dialing && !is_echo)
+            .filter(|_| !stall.is_zero() && !is_echo && !self.is_dialing())
             .map(|since| (since + stall, StreamEnd::Stalled));
         let idle = (!idle.is_zero()).then(|| (self.last_active + idle, StreamEnd::Idle));
         match (stalled, idle) {
@@ -368,10 +405,17 @@ impl Relay {
         }
     }
 
-    /// Whether bytes of the client still wait for an upstream that could take them.
+    /// Whether bytes of the client still wait for an upstream that could take them or pass them on.
     pub(super) fn has_unsent(&self) -> bool {
         let can_take = matches!(self.upstream, Outlet::Dialing(_) | Outlet::Stream(_));
-        can_take && !self.pending.is_empty() && self.write_failure.is_none()
+        let has_some = !self.pending.is_empty() || self.holds_taken;
+        can_take && has_some && self.write_failure.is_none()
+    }
+
+    /// Whether the upstream holds bytes that count as taken and that closing it would lose. They
+    /// are in no [`Load`]; an upstream holds up to about 64 KiB of them.
+    pub(super) fn holds_taken(&self) -> bool {
+        self.holds_taken
     }
 
     /// Whether the upstream has everything and was told that no more comes.
@@ -388,13 +432,18 @@ impl Relay {
     ///
     /// What the target says meanwhile is read and dropped: closing a socket with unread bytes makes
     /// the kernel send a reset and throw away what it still has to send. Ends when the upstream
-    /// takes nothing for `stall`, and [`LINGER`] after the last byte was handed to the kernel.
-    /// Cancelling it drops the rest.
-    pub(super) async fn deliver(self, stall: Duration) {
+    /// takes nothing for `stall`, `limit` after it began, and [`LINGER`] after the last byte was
+    /// handed to the kernel. A target that does not get everything sees a reset. Cancelling it
+    /// drops the rest.
+    pub(super) async fn deliver(self, stall: Duration, limit: Duration) {
+        let mut over = pin!(tokio::time::sleep(limit));
         let stream = match self.upstream {
-            Outlet::Dialing(dial) => match dial.await {
-                Ok(Upstream::Stream(stream)) => stream,
-                _ => return,
+            Outlet::Dialing(dial) => tokio::select! {
+                dialled = dial => match dialled {
+                    Ok(Upstream::Stream(stream)) => stream,
+                    _ => return,
+                },
+                () = &mut over => return,
             },
             Outlet::Stream(stream) => stream,
             Outlet::Echo | Outlet::Blackhole => return,
@@ -408,6 +457,7 @@ impl Relay {
                 tokio::select! {
                     is_sent = &mut sending => break is_sent,
                     () = &mut dropping, if is_open => is_open = false,
+                    () = &mut over => break false,
                 }
             };
             if is_sent && is_open {
@@ -421,7 +471,8 @@ impl Relay {
     }
 }
 
-/// Writes everything, then finishes; false when the upstream failed or took nothing for `stall`.
+/// Writes everything, has it passed on, then finishes; false when the upstream failed or one of
+/// these steps took longer than `stall`.
 async fn send_all(
     write: &mut WriteHalf<Box<dyn ByteStream>>,
     mut pending: Pending,
@@ -434,7 +485,8 @@ async fn send_all(
             _ => return false,
         }
     }
-    write.shutdown().await.is_ok()
+    let is_flushed = matches!(tokio::time::timeout(stall, write.flush()).await, Ok(Ok(())));
+    is_flushed && matches!(tokio::time::timeout(stall, write.shutdown()).await, Ok(Ok(())))
 }
 
 /// Reads to the end and keeps nothing.
@@ -468,273 +520,4 @@ fn write_end(result: std::io::Result<usize>) -> StreamEnd {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
-
-    /// The gateway's end of an in-memory connection of small capacity.
-    struct Wire(DuplexStream);
-
-    impl AsyncRead for Wire {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<std::io::Result<()>> {
-            Pin::new(&mut self.0).poll_read(cx, buffer)
-        }
-    }
-
-    impl AsyncWrite for Wire {
-        fn poll_write(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<std::io::Result<usize>> {
-            Pin::new(&mut self.0).poll_write(cx, bytes)
-        }
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-            Pin::new(&mut self.0).poll_flush(cx)
-        }
-        fn poll_shutdown(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-        ) -> Poll<std::io::Result<()>> {
-            Pin::new(&mut self.0).poll_shutdown(cx)
-        }
-    }
-
-    impl ByteStream for Wire {
-        fn reset(&mut self) {}
-    }
-
-    /// A client that takes `room` more payloads.
-    struct Client {
-        room: usize,
-        most: usize,
-        got: Vec<Vec<u8>>,
-        opened: usize,
-        has_half_close: bool,
-        finished: usize,
-    }
-
-    impl Default for Client {
-        fn default() -> Self {
-            let (got, has_half_close) = (Vec::new(), false);
-            Self { room: 0, most: usize::MAX, got, opened: 0, has_half_close, finished: 0 }
-        }
-    }
-
-    impl Sink for Client {
-        fn room(&self) -> usize {
-            if self.room > 0 { self.most } else { 0 }
-        }
-        fn keeps_boundaries(&self) -> bool {
-            !self.has_half_close
-        }
-        fn fill<R>(&mut self, read: impl FnOnce(&mut Vec<u8>, usize) -> R) -> R {
-            let mut payload = Vec::with_capacity(1024);
-            let result = read(&mut payload, self.most.min(1024));
-            if !payload.is_empty() {
-                self.send(&payload);
-            }
-            result
-        }
-        fn finish(&mut self) -> bool {
-            self.finished += usize::from(self.has_half_close);
-            self.has_half_close
-        }
-        fn send(&mut self, payload: &[u8]) {
-            self.room = self.room.saturating_sub(1);
-            self.got.push(payload.to_vec());
-        }
-        fn opened(&mut self) {
-            self.opened += 1;
-        }
-    }
-
-    fn relay(dial: Result<Upstream, ConnectError>) -> (Relay, Instant) {
-        let now = Instant::now();
-        let dial = Box::pin(std::future::ready(dial));
-        (Relay::new(dial, &Arc::default(), StreamKey(0), now), now)
-    }
-
-    fn wired(capacity: usize) -> (Relay, DuplexStream, Instant) {
-        let (ours, theirs) = tokio::io::duplex(capacity);
-        let (relay, now) = relay(Ok(Upstream::Stream(Box::new(Wire(ours)))));
-        (relay, theirs, now)
-    }
-
-    #[tokio::test]
-    async fn data_that_came_before_the_dial_was_done_is_not_lost() {
-        let (mut relay, mut target, now) = wired(64);
-        let mut client = Client { room: 9, ..Client::default() };
-        relay.handle_data(b"early ", now, &mut client);
-        assert!(!relay.load(1).is_full, "a dial does not hold up the session");
-        assert_eq!(relay.poll(now, &mut client), Turn::Waiting);
-        relay.handle_data(b"late", now, &mut client);
-        let mut got = [0; 10];
-        target.read_exact(&mut got).await.unwrap();
-        assert_eq!((&got, client.opened), (b"early late", 1));
-    }
-
-    #[tokio::test]
-    async fn single_bytes_cost_little_more_than_themselves() {
-        let now = Instant::now();
-        let dial = Box::pin(std::future::pending());
-        let mut dialling = Relay::new(dial, &Arc::default(), StreamKey(0), now);
-        let (mut echo, _) = relay(Ok(Upstream::Echo));
-        // The second format, in which boundaries mean nothing.
-        let mut client = Client { has_half_close: true, ..Client::default() };
-        for relay in [&mut dialling, &mut echo] {
-            relay.poll(now, &mut client);
-            for _ in 0..10_000 {
-                relay.handle_data(b"x", now, &mut client);
-            }
-            assert!(relay.load(usize::MAX).cost < 10_200, "{:?}", relay.load(usize::MAX));
-        }
-    }
-
-    #[tokio::test]
-    async fn what_a_slow_target_does_not_take_waits_in_order_and_counts() {
-        let (mut relay, mut target, now) = wired(4);
-        let mut client = Client { room: 9, ..Client::default() };
-        relay.poll(now, &mut client);
-        relay.handle_data(b"0123456789", now, &mut client);
-        assert!(relay.load(6).is_full && relay.has_unsent());
-        let (stall, idle) = (Duration::from_secs(1), Duration::ZERO);
-        assert_eq!(relay.deadline(stall, idle), Some((now + stall, StreamEnd::Stalled)));
-        let mut got = Vec::new();
-        while got.len() < 10 {
-            let mut piece = [0; 3];
-            let count = target.read(&mut piece).await.unwrap();
-            got.extend_from_slice(&piece[..count]);
-            relay.poll(now, &mut client);
-        }
-        assert_eq!(got, b"0123456789");
-        assert!(!relay.has_unsent() && relay.load(6).cost == 0);
-        assert_eq!(relay.deadline(stall, idle), None, "nothing waits any more");
-    }
-
-    #[tokio::test]
-    async fn the_echo_keeps_messages_apart_until_there_is_room() {
-        let (mut relay, now) = relay(Ok(Upstream::Echo));
-        let mut client = Client::default();
-        relay.poll(now, &mut client);
-        for message in [&b"a"[..], b"", b"bc"] {
-            relay.handle_data(message, now, &mut client);
-        }
-        assert_eq!(relay.poll(now, &mut client), Turn::NoRoom);
-        client.room = 9;
-        assert_eq!(relay.poll(now, &mut client), Turn::Waiting);
-        assert_eq!(client.got, [b"a".to_vec(), Vec::new(), b"bc".to_vec()]);
-    }
-
-    #[tokio::test]
-    async fn a_target_is_read_only_while_there_is_room_and_its_end_comes_last() {
-        let (mut relay, mut target, now) = wired(64);
-        let mut client = Client::default();
-        target.write_all(b"last words").await.unwrap();
-        drop(target);
-        assert_eq!(relay.poll(now, &mut client), Turn::NoRoom);
-        client.room = 1;
-        assert_eq!(relay.poll(now, &mut client), Turn::More);
-        client.room = 1;
-        assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
-        assert_eq!(client.got, [b"last words"]);
-    }
-
-    #[tokio::test]
-    async fn a_target_that_went_away_is_still_heard_before_its_stream_ends() {
-        let (mut relay, mut target, now) = wired(64);
-        let mut client = Client { room: 9, ..Client::default() };
-        relay.poll(now, &mut client);
-        target.write_all(b"no thanks").await.unwrap();
-        drop(target);
-        relay.handle_data(b"an upload", now, &mut client);
-        assert_eq!(relay.poll(now, &mut client), Turn::More);
-        assert_eq!(client.got, [b"no thanks"]);
-        let Turn::Ended(end) = relay.poll(now, &mut client) else { panic!("it is over") };
-        assert_ne!(end, StreamEnd::Eof, "the upload did not arrive");
-    }
-
-    #[tokio::test]
-    async fn a_half_closed_stream_lives_until_both_sides_have_finished() {
-        let (mut relay, mut target, now) = wired(64);
-        let mut client = Client { room: 9, has_half_close: true, ..Client::default() };
-        relay.handle_data(b"question", now, &mut client);
-        relay.handle_finish();
-        assert_eq!(relay.poll(now, &mut client), Turn::Waiting);
-        let mut question = String::new();
-        target.read_to_string(&mut question).await.unwrap();
-        assert_eq!(question, "question", "the finish comes behind the bytes");
-        target.write_all(b"answer").await.unwrap();
-        assert_eq!(relay.poll(now, &mut client), Turn::More);
-        assert_eq!(client.got, [b"answer"]);
-        drop(target);
-        assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
-        assert_eq!(client.finished, 1);
-    }
-
-    #[tokio::test]
-    async fn a_target_that_finished_first_still_gets_the_rest() {
-        let (mut relay, mut target, now) = wired(64);
-        let mut client = Client { room: 9, has_half_close: true, ..Client::default() };
-        target.shutdown().await.unwrap();
-        assert_eq!(relay.poll(now, &mut client), Turn::Waiting);
-        assert_eq!(client.finished, 1);
-        relay.handle_data(b"late", now, &mut client);
-        let mut got = [0; 4];
-        target.read_exact(&mut got).await.unwrap();
-        relay.handle_finish();
-        assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
-        assert_eq!(client.finished, 1, "told once");
-    }
-
-    #[tokio::test]
-    async fn no_more_is_read_or_echoed_than_the_client_has_credit_for() {
-        let (mut relay, mut target, now) = wired(64);
-        let mut client = Client { room: 1, most: 4, ..Client::default() };
-        relay.poll(now, &mut client);
-        target.write_all(b"0123456789").await.unwrap();
-        assert_eq!(relay.poll(now, &mut client), Turn::More);
-        assert_eq!(relay.poll(now, &mut client), Turn::NoRoom);
-        assert_eq!(client.got, [b"0123"]);
-
-        let (mut relay, now) = self::relay(Ok(Upstream::Echo));
-        let mut client = Client { room: 2, most: 4, ..Client::default() };
-        relay.poll(now, &mut client);
-        relay.handle_data(b"0123456789", now, &mut client);
-        assert_eq!(relay.waiting_bytes(), 10);
-        assert_eq!(relay.poll(now, &mut client), Turn::NoRoom);
-        assert_eq!((client.got.concat(), relay.waiting_bytes()), (b"01234567".to_vec(), 2));
-        relay.handle_finish();
-        client.room = 1;
-        assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
-        assert_eq!(client.got.concat(), b"0123456789");
-    }
-
-    #[tokio::test]
-    async fn a_failed_dial_ends_the_stream_with_its_reason() {
-        for (error, end) in [
-            (ConnectError::Refused, StreamEnd::Refused),
-            (ConnectError::TimedOut, StreamEnd::Timeout),
-            (ConnectError::NoTarget, StreamEnd::NoTarget),
-        ] {
-            let (mut relay, now) = relay(Err(error));
-            assert_eq!(relay.poll(now, &mut Client::default()), Turn::Ended(end));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_delivery_ends_with_a_finish_behind_the_last_byte() {
-        let (mut relay, mut target, now) = wired(4);
-        relay.handle_data(b"the last bytes", now, &mut Client::default());
-        let reading = tokio::spawn(async move {
-            let mut got = Vec::new();
-            target.read_to_end(&mut got).await.map(|_| got)
-        });
-        relay.deliver(Duration::from_mins(1)).await;
-        assert_eq!(reading.await.unwrap().unwrap(), b"the last bytes");
-    }
-}
+mod tests;

@@ -253,6 +253,11 @@ impl Active {
         if !is_needed && !is_wanted {
             return;
         }
+        // What an upstream holds costs memory that is counted nowhere else.
+        if relay.holds_taken() && !may_linger {
+            relay.reset();
+            return;
+        }
         let Ok(place) = self.gateway.deliveries.clone().try_acquire_owned() else {
             relay.reset();
             return;
@@ -262,7 +267,7 @@ impl Active {
         let stall = config.stream_stall_timeout;
         let limit = config.dial_timeout + stall;
         self.gateway.tasks.spawn(async move {
-            let _ = tokio::time::timeout(limit, relay.deliver(stall)).await;
+            relay.deliver(stall, limit).await;
             drop((delivery, place));
         });
     }
@@ -360,12 +365,13 @@ impl ToClient<'_> {
         let result = f(relay, &mut sink);
         let sent = sink.sent;
         let after = relay.load(max_stream);
+        let has_more = relay.has_unsent();
         let taken = waited.saturating_sub(relay.waiting_bytes());
         if taken > 0 {
             self.wire.consumed(stream, taken, now, &mut self.out);
         }
         self.relays.recount(before, after);
-        Some((result, Moved { sent, has_more: after.cost > 0 }))
+        Some((result, Moved { sent, has_more }))
     }
 }
 
