@@ -315,3 +315,22 @@ def test_a_source_that_this_host_has_not_is_named_at_the_start(pair, setting, wo
                                    "BACKEND_BASE_URL": "http://127.0.0.1:1"}
     status, _, problem = checked(settings)
     assert status == 1 and words in problem, problem
+
+
+@pytest.mark.parametrize("way", ["target", "header"])
+def test_a_stream_that_waits_for_its_proxy_holds_up_no_other(run, target, way):
+    """The proxy that stands still keeps one stream of a JSON session waiting with more than a stream may have queued."""
+    with SilentNode() as silent:
+        fake = type("Fake", (), {"node_id": "node", "region": None, "key": f"socks5://127.0.0.1:{silent.port}"})
+        gateway = run(fake, GATEWAY_MAX_STREAM_QUEUE_BYTES="65536", GATEWAY_OUTLINE_DIAL_TIMEOUT="30s",
+                      GATEWAY_DIAL_TIMEOUT="30s")
+        with login(gateway) as device:
+            first = header(target.address) if way == "header" else b""
+            device.send(stream_open("a") if way == "header" else stream_open("a", target.address))
+            device.send(stream_data("a", first + b"x"))
+            eventually(lambda: silent.held, 10, "the proxy is dialled")
+            for _ in range(12):
+                device.send(stream_data("a", bytes(16_384)))
+            # An unknown stream is answered at once, if the session is read.
+            device.send(stream_data("never-opened", b"x"))
+            device.expect_error("stream_error", "never-opened")
