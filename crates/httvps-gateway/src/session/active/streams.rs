@@ -151,7 +151,8 @@ impl Active {
             Err(error) => return self.refuse_target(stream, error, now),
         };
         let deadline = self.gateway.config.dial_timeout;
-        let dial = self.connector.connect(OpenRequest { target, deadline });
+        let lookups = self.lookups.clone();
+        let dial = self.connector.connect(OpenRequest { target, deadline, lookups });
         self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
         self.traffic.streams += 1;
         self.gateway.metrics.stream_opened();
