@@ -388,8 +388,7 @@ impl Active {
     /// Pending until the next deadline; ready when one was handled and there may be more to do.
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), SessionEnd>> {
         if self.sweep_at.is_some_and(|at| at <= now) {
-            self.sweep(now);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(self.sweep(now));
         }
         if !self.may_read() {
             self.link.hold_keepalive(now);

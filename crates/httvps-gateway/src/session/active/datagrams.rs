@@ -42,8 +42,7 @@ impl Active {
         self.traffic.streams += 1;
         self.gateway.metrics.stream_opened();
         self.sweep_by(Some(now + idle));
-        self.take_turn(stream, now);
-        Ok(())
+        self.take_turn(stream, now)
     }
 
     pub(super) fn handle_datagram(&mut self, stream: StreamKey, data: &[u8], now: Instant) {
