@@ -69,6 +69,18 @@ def test_a_flood_costs_nobody_else_anything_and_no_memory(start, what):
         other.round_trip()
 
 
+@pytest.mark.parametrize("kind", ["bytes", "datagrams"])
+def test_targets_that_are_refused_when_they_are_dialled_count_as_errors(start, kind):
+    """Without a target `direct` fails at once, and only when it is asked: the OPEN itself is good."""
+    gateway = start(**DIRECT, GATEWAY_MAX_ERRORS_PER_SECOND=1, GATEWAY_MAX_ERROR_BURST=20)
+    with enter(gateway) as device:
+        device.say(*(Open(stream, kind, "") for stream in range(1, 100)))
+        assert device.until_gone()[0] == 1008
+    assert 20 <= gateway.metric("client_errors_total", code="stream_error") <= 25
+    assert gateway.metric("limits_hit_total", limit="max_errors_per_second") == 1
+    eventually(lambda: gateway.metric("active_streams") == 0, what="no stream is left")
+
+
 def test_opens_and_resets_in_turns_end_with_1008(start):
     gateway = start(**DIRECT, GATEWAY_MAX_STREAM_OPENS_PER_SECOND=1, GATEWAY_MAX_STREAM_OPEN_BURST=5,
                     GATEWAY_MAX_ERRORS_PER_SECOND=1, GATEWAY_MAX_ERROR_BURST=20)

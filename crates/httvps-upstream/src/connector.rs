@@ -9,7 +9,7 @@ use httvps_proto::Target;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use crate::{ConnectError, DatagramDial, NoDatagrams};
+use crate::{ConnectError, DatagramDial, LookupShare, NoDatagrams};
 
 /// A future on the heap, as trait objects must return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -22,6 +22,9 @@ pub struct OpenRequest {
     /// How long opening may take in all, name resolution included. After that it fails with
     /// [`ConnectError::TimedOut`].
     pub deadline: Duration,
+    /// The share of name lookups of the session that the stream is of. A connector that resolves no names does
+    /// without.
+    pub lookups: LookupShare,
 }
 
 /// A way out of the gateway. One connector serves every session.

@@ -13,7 +13,7 @@ use crate::datagrams::ConnectedUdp;
 use crate::race::{dial_order, race};
 use crate::{
     BoxFuture, ConnectError, Connector, DatagramDial, DatagramSocket, DatagramUpstream,
-    EgressPolicy, NoDatagrams, OpenRequest, Resolve, ResolveError, Source, Upstream,
+    EgressPolicy, LookupShare, NoDatagrams, OpenRequest, Resolve, ResolveError, Source, Upstream,
 };
 
 /// How long opening an upstream may take when nobody says otherwise.
@@ -36,6 +36,8 @@ const KEEPALIVE_RETRIES: u32 = 4;
 /// Both leave from the [`Source`] that was chosen. Questions to name servers do not.
 pub struct Direct {
     shared: Arc<Shared>,
+    /// The names of nodes are the operator's, and one share is enough for all of them.
+    for_nodes: LookupShare,
 }
 
 struct Shared {
@@ -52,13 +54,14 @@ impl Direct {
 
     /// Makes a connector that leaves from `source`.
     pub fn from_source(policy: EgressPolicy, resolver: Arc<dyn Resolve>, source: Source) -> Self {
-        Self { shared: Arc::new(Shared { policy, resolver, source }) }
+        let shared = Arc::new(Shared { policy, resolver, source });
+        Self { shared, for_nodes: LookupShare::default() }
     }
 
     /// Opens the connection itself, for a connector that goes to its targets by way of a node. Whoever calls bounds
     /// the time; dropping the future frees the sockets.
     pub async fn dial(&self, node: &Target) -> Result<TcpStream, ConnectError> {
-        self.shared.open(node).await
+        self.shared.open(node, &self.for_nodes).await
     }
 
     /// Opens a UDP socket that is connected to a node, by the same rules; nothing is sent.
@@ -66,7 +69,7 @@ impl Direct {
         &self,
         node: &Target,
     ) -> Result<Box<dyn DatagramSocket>, ConnectError> {
-        Ok(Box::new(self.shared.open_datagrams(node).await?))
+        Ok(Box::new(self.shared.open_datagrams(node, &self.for_nodes).await?))
     }
 }
 
@@ -75,7 +78,8 @@ impl Connector for Direct {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let target = request.target.ok_or(ConnectError::NoTarget)?;
-            let opened = tokio::time::timeout(request.deadline, shared.open(&target));
+            let opened =
+                tokio::time::timeout(request.deadline, shared.open(&target, &request.lookups));
             let stream = opened.await.unwrap_or(Err(ConnectError::TimedOut))?;
             Ok(Upstream::Stream(Box::new(stream)))
         })
@@ -85,7 +89,8 @@ impl Connector for Direct {
         let shared = Arc::clone(&self.shared);
         Ok(Box::pin(async move {
             let target = request.target.ok_or(ConnectError::NoTarget)?;
-            let opened = tokio::time::timeout(request.deadline, shared.open_datagrams(&target));
+            let opening = shared.open_datagrams(&target, &request.lookups);
+            let opened = tokio::time::timeout(request.deadline, opening);
             let socket = opened.await.unwrap_or(Err(ConnectError::TimedOut))?;
             Ok(DatagramUpstream::Socket(Box::new(socket)))
         }))
@@ -97,8 +102,12 @@ impl Connector for Direct {
 }
 
 impl Shared {
-    async fn open(&self, target: &Target) -> Result<TcpStream, ConnectError> {
-        let addresses = self.permitted(&target.host).await?;
+    async fn open(
+        &self,
+        target: &Target,
+        lookups: &LookupShare,
+    ) -> Result<TcpStream, ConnectError> {
+        let addresses = self.permitted(&target.host, lookups).await?;
         let order = dial_order(&addresses)
             .into_iter()
             .map(|address| SocketAddr::new(address, target.port))
@@ -109,8 +118,12 @@ impl Shared {
         .await
     }
 
-    async fn open_datagrams(&self, target: &Target) -> Result<ConnectedUdp, ConnectError> {
-        let addresses = self.permitted(&target.host).await?;
+    async fn open_datagrams(
+        &self,
+        target: &Target,
+        lookups: &LookupShare,
+    ) -> Result<ConnectedUdp, ConnectError> {
+        let addresses = self.permitted(&target.host, lookups).await?;
         let mut telling = ConnectError::Unreachable;
         for address in dial_order(&addresses) {
             // It fails here only for want of a route or of descriptors: nothing is sent yet.
@@ -127,11 +140,15 @@ impl Shared {
 
     /// The addresses of a host, each of them judged and at least one. They are in their canonical form, so that what
     /// is dialled is what was judged.
-    async fn permitted(&self, host: &Host) -> Result<Vec<IpAddr>, ConnectError> {
+    async fn permitted(
+        &self,
+        host: &Host,
+        lookups: &LookupShare,
+    ) -> Result<Vec<IpAddr>, ConnectError> {
         let mut addresses = match host {
             Host::Ip(address) => vec![*address],
             Host::Name(name) if is_localhost(name) => return self.permitted_loopback(),
-            Host::Name(name) => self.resolver.resolve(name).await?,
+            Host::Name(name) => self.resolver.resolve(name, lookups).await?,
         };
         if addresses.is_empty() {
             return Err(ResolveError::NoAddress.into());
@@ -202,7 +219,7 @@ mod tests {
         let direct = Direct::new(policy, resolver);
         let host = Host::parse("[::ffff:127.0.0.1]").unwrap();
         let four = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(direct.shared.permitted(&host).await, Ok(vec![four]));
+        assert_eq!(direct.shared.permitted(&host, &LookupShare::default()).await, Ok(vec![four]));
     }
 
     #[tokio::test]

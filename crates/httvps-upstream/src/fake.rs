@@ -47,12 +47,14 @@ impl Connector for Fake {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LookupShare;
     use std::time::Duration;
 
     #[tokio::test]
     async fn opens_at_once_with_and_without_a_target() {
         for target in [None, "10.0.0.1:1".parse().ok()] {
-            let request = OpenRequest { target, deadline: Duration::ZERO };
+            let request =
+                OpenRequest { target, deadline: Duration::ZERO, lookups: LookupShare::default() };
             let echo = Fake::echo().connect(request.clone()).await;
             assert!(matches!(echo, Ok(Upstream::Echo)));
             let blackhole = Fake::blackhole().connect(request.clone()).await;

@@ -6,6 +6,7 @@
 //!
 //! Reading order: [`Connector`] → [`DatagramSocket`] → [`Direct`] → [`EgressPolicy`], [`Resolve`], [`Source`] → [`ConnectError`].
 
+mod answers;
 mod connector;
 mod datagrams;
 mod direct;
@@ -24,5 +25,5 @@ pub use direct::{DEFAULT_DIAL_DEADLINE, Direct};
 pub use error::{ConnectError, ResolveError, end_of_io_error};
 pub use fake::Fake;
 pub use policy::{AddressClass, Denied, EgressPolicy};
-pub use resolve::{Resolve, SystemResolver};
+pub use resolve::{LookupShare, Resolve, SystemResolver};
 pub use source::{Source, SourceError};

@@ -2,9 +2,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
@@ -12,38 +13,49 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 use tokio::sync::Semaphore;
 
+use crate::answers::Answers;
 use crate::{BoxFuture, ConnectError, ResolveError};
 
 /// Most lookups that run at one time; the rest wait within their own deadlines.
 const MAX_LOOKUPS: usize = 128;
 
-/// Most answers that are remembered, of all names together.
-const CACHE_ANSWERS: u64 = 4096;
-
-/// Longest time an answer is remembered, whatever its TTL says.
-const MAX_POSITIVE_TTL: Duration = Duration::from_mins(5);
-
-/// Longest time that a name is remembered not to exist.
-const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
+/// Most lookups of one session that run or wait for one of these places.
+const MAX_LOOKUPS_OF_SESSION: usize = 16;
 
 /// Longest wait for one answer of one name server: two fit into the default dial deadline and leave time to dial.
 const MAX_QUERY_TIME: Duration = Duration::from_secs(3);
+
+/// A session's share of the lookups that run at one time: 16, so that no device holds all of them with names whose
+/// servers do not answer. Clones are of the same share.
+#[derive(Clone, Debug)]
+pub struct LookupShare(Arc<Semaphore>);
+
+impl Default for LookupShare {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_LOOKUPS_OF_SESSION)))
+    }
+}
 
 /// Turns names into addresses.
 pub trait Resolve: Send + Sync + 'static {
     /// Looks up every address of a name, IPv6 and IPv4, in the order in which they should be tried.
     ///
-    /// It is asked once for each stream, and whoever asks dials nothing but these answers. Dropping the future
-    /// cancels the lookup. The name is taken as absolute, with or without a dot at its end.
-    fn resolve(&self, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>>;
+    /// It is asked once for each stream, and whoever asks dials nothing but these answers. A lookup that has to be made
+    /// waits for a place within `share`. Dropping the future cancels the lookup. The name is taken as absolute, with or
+    /// without a dot at its end.
+    fn resolve(
+        &self,
+        name: &str,
+        share: &LookupShare,
+    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>>;
 }
 
 /// The system's own resolution: its hosts file first, then the name servers of its configuration.
 ///
 /// Both files are read once. Search domains are not applied: a client's name means the same on every gateway, and
-/// does not reach into the operator's own domain. DNSSEC is not validated. At most 128 lookups run at one time and
-/// 4,096 answers are remembered, for as long as their TTL says and at most 5 minutes (30 s for a name that does not
-/// exist).
+/// does not reach into the operator's own domain. DNSSEC is not validated. At most 128 lookups run at one time, 16 of one
+/// [`LookupShare`]. The answers for 4,096 names are remembered, for as long as their TTL says and at most 5 minutes (30 s
+/// for a name that does not exist or has no address); a name that is known waits for no place.
 pub struct SystemResolver {
     shared: Arc<Shared>,
 }
@@ -52,6 +64,8 @@ struct Shared {
     hosts: Hosts,
     /// Absent when the system names no name server.
     dns: Option<TokioResolver>,
+    /// In front of the places: the library has a cache, and no call that asks just that.
+    answers: Answers,
     lookups: Semaphore,
 }
 
@@ -70,25 +84,33 @@ impl SystemResolver {
             *builder.options_mut() = bounded(options);
             builder.build().ok()
         });
-        let lookups = Semaphore::new(MAX_LOOKUPS);
-        Self { shared: Arc::new(Shared { hosts, dns, lookups }) }
+        let (answers, lookups) = (Answers::new(), Semaphore::new(MAX_LOOKUPS));
+        Self { shared: Arc::new(Shared { hosts, dns, answers, lookups }) }
     }
 }
 
 impl Resolve for SystemResolver {
-    fn resolve(&self, name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+    fn resolve(
+        &self,
+        name: &str,
+        share: &LookupShare,
+    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
         let name = Name::from_ascii(name);
-        let shared = Arc::clone(&self.shared);
+        let (shared, share) = (Arc::clone(&self.shared), share.clone());
         Box::pin(async move {
             let mut name = name.map_err(|_| ResolveError::NoSuchName)?;
             name.set_fqdn(true);
-            shared.resolve(name).await
+            shared.resolve(name, &share).await
         })
     }
 }
 
 impl Shared {
-    async fn resolve(&self, name: Name) -> Result<Vec<IpAddr>, ConnectError> {
+    async fn resolve(
+        &self,
+        name: Name,
+        LookupShare(share): &LookupShare,
+    ) -> Result<Vec<IpAddr>, ConnectError> {
         // The hosts file speaks for both families, as in nsswitch's "files dns": the library would ask the name
         // server for the family that the file lacks.
         let known = self.in_hosts_file(&name);
@@ -96,11 +118,61 @@ impl Shared {
             return Ok(known);
         }
         let dns = self.dns.as_ref().ok_or(ResolveError::NoNameServer)?;
-        let _turn = self.lookups.acquire().await.map_err(|_| ConnectError::Overload)?;
-        match dns.lookup_ip(name).await {
-            Ok(answers) => Ok(answers.iter().collect()),
-            Err(error) => Err(dns_error(&error)),
+        if let Some(known) = self.answers.get(&name, Instant::now()) {
+            return Ok(known?);
         }
+        // The session's own place first: whoever waits for it takes none from the others.
+        let _place = share.acquire().await.map_err(|_| ConnectError::Overload)?;
+        let _turn = self.lookups.acquire().await.map_err(|_| ConnectError::Overload)?;
+        // Somebody may have asked for it meanwhile.
+        if let Some(known) = self.answers.get(&name, Instant::now()) {
+            return Ok(known?);
+        }
+        self.ask(dns, name).await
+    }
+
+    /// Asks the name servers for both families, and remembers what they say if that is the whole truth: when one
+    /// family's answer did not come, the next stream asks again.
+    async fn ask(&self, dns: &TokioResolver, name: Name) -> Result<Vec<IpAddr>, ConnectError> {
+        let (six, four) = tokio::join!(
+            dns.lookup(name.clone(), RecordType::AAAA),
+            dns.lookup(name.clone(), RecordType::A),
+        );
+        let now = Instant::now();
+        let (six, four) = (Family::new(six, now), Family::new(four, now));
+        let valid_until = match (&six, &four) {
+            // That there are none in the other family has no time of its own: it may not even say for how long.
+            (Family::Addresses(_, until), Family::Nothing(..))
+            | (Family::Nothing(..), Family::Addresses(_, until)) => Some(*until),
+            (
+                Family::Addresses(_, six) | Family::Nothing(_, six),
+                Family::Addresses(_, four) | Family::Nothing(_, four),
+            ) => Some((*six).min(*four)),
+            (Family::Failed(_), _) | (_, Family::Failed(_)) => None,
+        };
+        let mut addresses = Vec::new();
+        let mut error = None;
+        for family in [six, four] {
+            match family {
+                Family::Addresses(found, _) => addresses.extend(found),
+                Family::Nothing(reason, _) => error = error.or(Some(reason.into())),
+                Family::Failed(reason) => error = error.or(Some(reason)),
+            }
+        }
+        let answer = match error {
+            Some(error) if addresses.is_empty() => Err(error),
+            _ => Ok(addresses),
+        };
+        if let Some(valid_until) = valid_until {
+            match &answer {
+                Ok(addresses) => self.answers.remember(name, Ok(addresses), valid_until, now),
+                Err(ConnectError::ResolveFailed(reason)) => {
+                    self.answers.remember(name, Err(*reason), valid_until, now);
+                }
+                Err(_) => {}
+            }
+        }
+        answer
     }
 
     fn in_hosts_file(&self, name: &Name) -> Vec<IpAddr> {
@@ -117,14 +189,45 @@ impl Shared {
 /// Puts our bounds on what the system's configuration asks for.
 fn bounded(mut options: ResolverOpts) -> ResolverOpts {
     options.use_hosts_file = ResolveHosts::Never;
-    options.ip_strategy = LookupIpStrategy::Ipv6AndIpv4;
-    options.cache_size = CACHE_ANSWERS;
-    options.positive_max_ttl = Some(MAX_POSITIVE_TTL);
-    options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
+    // What is known is in front, see [`Answers`].
+    options.cache_size = 0;
     options.timeout = options.timeout.min(MAX_QUERY_TIME);
     // Each lookup asks for both families; below this the library would answer "busy".
     options.max_active_requests = 2 * MAX_LOOKUPS;
     options
+}
+
+/// What the name servers said of one family of addresses.
+enum Family {
+    /// Addresses, and until when that holds. None if the name leads somewhere and there is nothing.
+    Addresses(Vec<IpAddr>, Instant),
+    /// That there are none, and until when that holds.
+    Nothing(ResolveError, Instant),
+    /// Nothing that would be worth remembering.
+    Failed(ConnectError),
+}
+
+impl Family {
+    fn new(outcome: Result<Lookup, NetError>, now: Instant) -> Self {
+        match outcome {
+            Ok(lookup) => {
+                let addresses = lookup.answers().iter().filter_map(|record| record.data.ip_addr());
+                Self::Addresses(addresses.collect(), lookup.valid_until())
+            }
+            Err(error) => match (dns_error(&error), error) {
+                (
+                    ConnectError::ResolveFailed(
+                        reason @ (ResolveError::NoSuchName | ResolveError::NoAddress),
+                    ),
+                    NetError::Dns(DnsError::NoRecordsFound(none)),
+                ) => {
+                    let seconds = u64::from(none.negative_ttl.unwrap_or(0));
+                    Self::Nothing(reason, now + Duration::from_secs(seconds))
+                }
+                (reason, _) => Self::Failed(reason),
+            },
+        }
+    }
 }
 
 fn dns_error(error: &NetError) -> ConnectError {
@@ -149,10 +252,14 @@ mod tests {
     use super::*;
     use hickory_resolver::config::{ConnectionConfig, NameServerConfig};
     use hickory_resolver::proto::op::{Message, OpCode};
+    use hickory_resolver::proto::rr::rdata::SOA;
     use hickory_resolver::proto::rr::{RData, Record};
+    use std::collections::HashSet;
     use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::net::UdpSocket;
+    use tokio::sync::watch;
+    use tokio::task::JoinSet;
 
     const HOSTS: &str =
         "192.0.2.1 files.example\n2001:db8::1 both.example\n192.0.2.2 both.example # x\n";
@@ -173,20 +280,34 @@ mod tests {
 
     /// A name server on loopback that knows a few names; gives its address and its count of queries.
     async fn name_server() -> (SocketAddr, Arc<AtomicUsize>) {
+        let (address, queries, _) = slow_name_server().await;
+        (address, queries)
+    }
+
+    /// The same, with the number of names that it was asked for and is silent about.
+    async fn slow_name_server() -> (SocketAddr, Arc<AtomicUsize>, watch::Receiver<usize>) {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let queries = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&queries);
+        let (hanging, names) = watch::channel(0);
         tokio::spawn(async move {
             let mut buffer = [0; 1500];
+            let mut slow = HashSet::new();
             loop {
                 let (length, peer) = socket.recv_from(&mut buffer).await.unwrap();
                 let query = Message::from_vec(&buffer[..length]).unwrap();
                 counted.fetch_add(1, Ordering::Relaxed);
+                let name = query.queries[0].name().clone();
+                if name.to_ascii().starts_with("slow") {
+                    slow.insert(name);
+                    hanging.send_replace(slow.len());
+                    continue;
+                }
                 socket.send_to(&answer(&query).to_vec().unwrap(), peer).await.unwrap();
             }
         });
-        (address, queries)
+        (address, queries, names)
     }
 
     fn answer(query: &Message) -> Message {
@@ -196,27 +317,42 @@ mod tests {
         let data = match (name.as_str(), question.query_type()) {
             ("two.example.", RecordType::AAAA) => Some(RData::AAAA(Ipv6Addr::LOCALHOST.into())),
             ("two.example.", RecordType::A) => Some(RData::A(Ipv4Addr::new(192, 0, 2, 7).into())),
-            ("four.example.", RecordType::A) => Some(RData::A(Ipv4Addr::new(192, 0, 2, 8).into())),
+            ("four.example." | "half.example.", RecordType::A) => {
+                Some(RData::A(Ipv4Addr::new(192, 0, 2, 8).into()))
+            }
             _ => None,
         };
-        answer.metadata.response_code = match name.as_str() {
-            "two.example." | "four.example." | "none.example." => ResponseCode::NoError,
-            "broken.example." => ResponseCode::ServFail,
+        let family = question.query_type();
+        answer.metadata.response_code = match (name.as_str(), family) {
+            ("half.example.", RecordType::AAAA) | ("broken.example.", _) => ResponseCode::ServFail,
+            ("two.example." | "four.example." | "none.example." | "half.example.", _) => {
+                ResponseCode::NoError
+            }
             _ => ResponseCode::NXDomain,
         };
+        if name == "gone.example." {
+            let zone = Name::from_ascii("example.").unwrap();
+            let soa = SOA::new(zone.clone(), zone.clone(), 1, 60, 60, 60, 60);
+            answer.authorities.push(Record::from_rdata(zone, 60, RData::SOA(soa)));
+        }
         let record = data.map(|data| Record::from_rdata(question.name().clone(), 60, data));
         answer.answers.extend(record);
         answer.queries.push(question);
         answer
     }
 
+    /// Resolves a name for a session of its own.
+    async fn resolve(resolver: &SystemResolver, name: &str) -> Result<Vec<IpAddr>, ConnectError> {
+        resolver.resolve(name, &LookupShare::default()).await
+    }
+
     #[tokio::test]
     async fn without_a_name_server_the_hosts_file_works_and_the_error_says_why() {
         let resolver = resolver(None);
-        let both = resolver.resolve("both.example.").await.unwrap();
+        let both = resolve(&resolver, "both.example.").await.unwrap();
         assert_eq!(both, ["2001:db8::1", "192.0.2.2"].map(|a| a.parse::<IpAddr>().unwrap()));
-        assert_eq!(resolver.resolve("FILES.example").await.unwrap().len(), 1);
-        let error = resolver.resolve("example.com").await.unwrap_err();
+        assert_eq!(resolve(&resolver, "FILES.example").await.unwrap().len(), 1);
+        let error = resolve(&resolver, "example.com").await.unwrap_err();
         assert_eq!(error, ResolveError::NoNameServer.into());
         assert!(error.to_string().contains("names no name server"), "{error}");
     }
@@ -226,17 +362,84 @@ mod tests {
         let (address, queries) = name_server().await;
         let resolver = resolver(Some(address));
         for _ in 0..3 {
-            let two = resolver.resolve("two.example").await.unwrap();
+            let two = resolve(&resolver, "two.example").await.unwrap();
             assert_eq!(two, ["::1", "192.0.2.7"].map(|a| a.parse::<IpAddr>().unwrap()));
         }
         assert_eq!(queries.load(Ordering::Relaxed), 2);
-        assert_eq!(resolver.resolve("four.example.").await.unwrap().len(), 1);
+        for _ in 0..3 {
+            let four = resolve(&resolver, "four.example.").await.unwrap();
+            assert_eq!(four, ["192.0.2.8".parse::<IpAddr>().unwrap()]);
+        }
+        assert_eq!(queries.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn that_there_is_no_such_name_is_remembered_and_half_an_answer_is_not() {
+        let (address, queries) = name_server().await;
+        let resolver = resolver(Some(address));
+        for (name, is_remembered) in
+            [("gone.example", true), ("nosuch.example", false), ("half.example", false)]
+        {
+            let first = resolve(&resolver, name).await;
+            assert_eq!(first.is_ok(), name == "half.example");
+            let asked = queries.load(Ordering::Relaxed);
+            let second = resolve(&resolver, name).await;
+            assert_eq!(second, first, "{name}");
+            assert_eq!(queries.load(Ordering::Relaxed) == asked, is_remembered, "{name}");
+        }
+    }
+
+    /// Starts lookups that nobody answers, so many of each of so many shares, and waits until as many hang as may.
+    async fn hang(
+        resolver: &SystemResolver,
+        (shares, of_each): (usize, usize),
+        names: &mut watch::Receiver<usize>,
+        hanging: usize,
+    ) -> JoinSet<()> {
+        let mut lookups = JoinSet::new();
+        for share in 0..shares {
+            let session = LookupShare::default();
+            for number in 0..of_each {
+                let name = format!("slow{share}-{number}.example");
+                let lookup = resolver.resolve(&name, &session);
+                lookups.spawn(async move { drop(lookup.await) });
+            }
+        }
+        let all = names.wait_for(|names| *names >= hanging);
+        tokio::time::timeout(Duration::from_mins(1), all).await.unwrap().unwrap();
+        lookups
+    }
+
+    /// Whether a name is resolved while others hang.
+    async fn resolves(resolver: &SystemResolver, name: &str) -> bool {
+        let outcome = tokio::time::timeout(Duration::from_secs(2), resolve(resolver, name));
+        outcome.await.is_ok_and(|outcome| outcome.is_ok())
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_known_waits_for_nobody() {
+        let (address, _, mut names) = slow_name_server().await;
+        let resolver = resolver(Some(address));
+        assert!(resolves(&resolver, "two.example").await);
+        let shares = (MAX_LOOKUPS / MAX_LOOKUPS_OF_SESSION, MAX_LOOKUPS_OF_SESSION);
+        let _hanging = hang(&resolver, shares, &mut names, MAX_LOOKUPS).await;
+        assert!(resolves(&resolver, "TWO.example.").await);
+    }
+
+    #[tokio::test]
+    async fn a_session_does_not_hold_all_lookups() {
+        let (address, _, mut names) = slow_name_server().await;
+        let resolver = resolver(Some(address));
+        let flood = (1, 2 * MAX_LOOKUPS);
+        let _hanging = hang(&resolver, flood, &mut names, MAX_LOOKUPS_OF_SESSION).await;
+        assert!(resolves(&resolver, "four.example").await);
+        assert_eq!(*names.borrow(), MAX_LOOKUPS_OF_SESSION);
     }
 
     #[tokio::test]
     async fn a_name_in_the_hosts_file_is_not_asked_for() {
         let (address, queries) = name_server().await;
-        assert!(resolver(Some(address)).resolve("files.example").await.is_ok());
+        assert!(resolve(&resolver(Some(address)), "files.example").await.is_ok());
         assert_eq!(queries.load(Ordering::Relaxed), 0);
     }
 
@@ -250,7 +453,7 @@ mod tests {
             ("two", ResolveError::NoSuchName), // the search domain is not applied
             ("broken.example", ResolveError::ServerFailed),
         ] {
-            assert_eq!(resolver.resolve(name).await, Err(error.into()), "{name}");
+            assert_eq!(resolve(&resolver, name).await, Err(error.into()), "{name}");
         }
     }
 
@@ -258,7 +461,7 @@ mod tests {
     async fn a_silent_name_server_ends_in_time() {
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let resolver = resolver(Some(silent.local_addr().unwrap()));
-        let outcome = tokio::time::timeout(Duration::from_mins(1), resolver.resolve("a.example"));
+        let outcome = tokio::time::timeout(Duration::from_mins(1), resolve(&resolver, "a.example"));
         assert_eq!(outcome.await, Ok(Err(ResolveError::TimedOut.into())));
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use httvps_proto::Target;
 use httvps_upstream::{
     BoxFuture, ConnectError, Connector, DEFAULT_DIAL_DEADLINE, DatagramSocket, DatagramUpstream,
-    Direct, EgressPolicy, NoDatagrams, OpenRequest, Resolve, ResolveError, Upstream,
+    Direct, EgressPolicy, LookupShare, NoDatagrams, OpenRequest, Resolve, ResolveError, Upstream,
 };
 use tokio::io::ReadBuf;
 
@@ -24,7 +24,11 @@ struct Scripted {
 }
 
 impl Resolve for Scripted {
-    fn resolve(&self, _name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+    fn resolve(
+        &self,
+        _: &str,
+        _: &LookupShare,
+    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let answer = self.answer.clone();
         Box::pin(async move {
@@ -48,7 +52,11 @@ fn direct(allow: &[&str], resolver: Arc<dyn Resolve>) -> Direct {
 
 async fn opened(direct: &Direct, target: &str) -> Result<Box<dyn DatagramSocket>, ConnectError> {
     let target = target.parse::<Target>().unwrap();
-    let request = OpenRequest { target: Some(target), deadline: DEFAULT_DIAL_DEADLINE };
+    let request = OpenRequest {
+        target: Some(target),
+        deadline: DEFAULT_DIAL_DEADLINE,
+        lookups: LookupShare::default(),
+    };
     match direct.connect_datagrams(request).unwrap().await? {
         DatagramUpstream::Socket(socket) => Ok(socket),
         other => panic!("a socket was expected, not {other:?}"),
@@ -128,7 +136,11 @@ async fn every_other_failure_is_that_of_a_stream() {
     let nothing = direct(&[], answering(&[]));
     let error = failed(&nothing, "name.example:9").await;
     assert_eq!(error, ConnectError::ResolveFailed(ResolveError::NoAddress));
-    let request = OpenRequest { target: None, deadline: DEFAULT_DIAL_DEADLINE };
+    let request = OpenRequest {
+        target: None,
+        deadline: DEFAULT_DIAL_DEADLINE,
+        lookups: LookupShare::default(),
+    };
     let error = nothing.connect_datagrams(request).unwrap().await.unwrap_err();
     assert_eq!(error, ConnectError::NoTarget);
 }
@@ -144,6 +156,10 @@ fn a_connector_offers_datagrams_only_if_it_says_so() {
             "bytes"
         }
     }
-    let request = OpenRequest { target: None, deadline: DEFAULT_DIAL_DEADLINE };
+    let request = OpenRequest {
+        target: None,
+        deadline: DEFAULT_DIAL_DEADLINE,
+        lookups: LookupShare::default(),
+    };
     assert!(matches!(Bytes.connect_datagrams(request), Err(NoDatagrams)));
 }

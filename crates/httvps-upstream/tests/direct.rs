@@ -13,7 +13,7 @@ use std::time::Duration;
 use httvps_proto::Target;
 use httvps_upstream::{
     BoxFuture, ByteStream, ConnectError, Connector, DEFAULT_DIAL_DEADLINE, Direct, EgressPolicy,
-    OpenRequest, Resolve, ResolveError, SystemResolver, Upstream, end_of_io_error,
+    LookupShare, OpenRequest, Resolve, ResolveError, SystemResolver, Upstream, end_of_io_error,
 };
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +27,11 @@ struct Scripted {
 }
 
 impl Resolve for Scripted {
-    fn resolve(&self, _name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+    fn resolve(
+        &self,
+        _: &str,
+        _: &LookupShare,
+    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
         let turn = self.asked.fetch_add(1, Ordering::Relaxed);
         let last = self.answers.len().saturating_sub(1);
         let answer = self.answers.get(turn.min(last)).cloned();
@@ -39,7 +43,11 @@ impl Resolve for Scripted {
 struct Silent;
 
 impl Resolve for Silent {
-    fn resolve(&self, _name: &str) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+    fn resolve(
+        &self,
+        _: &str,
+        _: &LookupShare,
+    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
         Box::pin(std::future::pending())
     }
 }
@@ -56,7 +64,11 @@ fn direct(allow: &[&str], resolver: Arc<dyn Resolve>) -> Direct {
 
 fn request(target: &str) -> OpenRequest {
     let target = target.parse::<Target>().unwrap();
-    OpenRequest { target: Some(target), deadline: DEFAULT_DIAL_DEADLINE }
+    OpenRequest {
+        target: Some(target),
+        deadline: DEFAULT_DIAL_DEADLINE,
+        lookups: LookupShare::default(),
+    }
 }
 
 async fn opened(direct: &Direct, target: &str) -> Result<Box<dyn ByteStream>, ConnectError> {
@@ -223,7 +235,11 @@ async fn a_name_without_an_address_and_a_stream_without_a_target_say_so() {
     let error = failed(&direct, "empty.example:80").await;
     assert_eq!(error, ConnectError::ResolveFailed(ResolveError::NoAddress));
 
-    let request = OpenRequest { target: None, deadline: DEFAULT_DIAL_DEADLINE };
+    let request = OpenRequest {
+        target: None,
+        deadline: DEFAULT_DIAL_DEADLINE,
+        lookups: LookupShare::default(),
+    };
     assert_eq!(direct.connect(request).await.unwrap_err(), ConnectError::NoTarget);
 }
 

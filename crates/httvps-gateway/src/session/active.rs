@@ -17,7 +17,7 @@ use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind};
-use httvps_upstream::Connector;
+use httvps_upstream::{Connector, LookupShare};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -55,6 +55,8 @@ pub(super) struct Active {
     gateway: Arc<Gateway>,
     /// Where the streams go.
     connector: Arc<dyn Connector>,
+    /// Bounds the names that are looked up for its streams at one time.
+    lookups: LookupShare,
     link: ClientLink,
     wire: Wire,
     place: Place,
@@ -122,6 +124,7 @@ impl Active {
         };
         Self {
             connector,
+            lookups: LookupShare::default(),
             link,
             wire,
             place,
@@ -385,8 +388,7 @@ impl Active {
     /// Pending until the next deadline; ready when one was handled and there may be more to do.
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), SessionEnd>> {
         if self.sweep_at.is_some_and(|at| at <= now) {
-            self.sweep(now);
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(self.sweep(now));
         }
         if !self.may_read() {
             self.link.hold_keepalive(now);

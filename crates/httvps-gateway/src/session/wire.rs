@@ -177,6 +177,14 @@ impl Wire {
         }
     }
 
+    /// Whether a stream that ends so refuses its OPEN for what the client asked for. What befalls a
+    /// target is not the client's error, and the JSON protocol counts its own.
+    pub(super) fn is_refusal(&self, stream: StreamKey, end: StreamEnd) -> bool {
+        let Self::V2(session) = self else { return false };
+        let is_error = matches!(end, StreamEnd::NoTarget | StreamEnd::NotOffered);
+        is_error && !session.is_opened(stream.0)
+    }
+
     pub(super) fn stream_count(&self) -> usize {
         match self {
             Self::Json(session) => session.stream_count(),

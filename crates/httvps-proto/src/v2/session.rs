@@ -377,6 +377,11 @@ impl Session {
         self.streams.contains_key(&stream)
     }
 
+    /// Whether the stream is there and OPENED has said so.
+    pub fn is_opened(&self, stream: u32) -> bool {
+        self.streams.get(&stream).is_some_and(|known| known.is_opened)
+    }
+
     /// Streams that are not over.
     pub fn stream_count(&self) -> usize {
         self.streams.len()

@@ -112,15 +112,20 @@ impl Active {
         self.note_refused(code, now)
     }
 
-    /// Counts an OPEN that was answered with a reset; a client that only causes those is closed.
+    /// Notes an OPEN that was answered with a reset at once.
     fn note_refused(&mut self, code: ResetCode, now: Instant) -> Result<(), SessionEnd> {
-        self.gateway.metrics.client_error(ClientErrorCode::from(ErrorCode::StreamError));
         if code == ResetCode::Limit {
             let is_full = self.wire.stream_count() >= self.gateway.config.max_streams_per_session;
             let limit = if is_full { Limit::Streams } else { Limit::StreamOpens };
             self.gateway.metrics.limit_hit(limit);
         }
         self.log_error(ErrorCode::StreamError, None, Some(code.as_str()));
+        self.count_refused(now)
+    }
+
+    /// Counts an OPEN that was refused; a client that causes too many of those is closed.
+    pub(super) fn count_refused(&mut self, now: Instant) -> Result<(), SessionEnd> {
+        self.gateway.metrics.client_error(ClientErrorCode::from(ErrorCode::StreamError));
         if self.errors.try_take(now) {
             return Ok(());
         }

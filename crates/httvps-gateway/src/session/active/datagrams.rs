@@ -28,7 +28,8 @@ impl Active {
         };
         let config = &self.gateway.config;
         let idle = idle_timeout(config.datagram_idle_timeout, target.as_ref());
-        let request = OpenRequest { target, deadline: config.dial_timeout };
+        let lookups = self.lookups.clone();
+        let request = OpenRequest { target, deadline: config.dial_timeout, lookups };
         let dial = match self.connector.connect_datagrams(request) {
             Ok(dial) => dial,
             Err(error) => {
@@ -41,8 +42,7 @@ impl Active {
         self.traffic.streams += 1;
         self.gateway.metrics.stream_opened();
         self.sweep_by(Some(now + idle));
-        self.take_turn(stream, now);
-        Ok(())
+        self.take_turn(stream, now)
     }
 
     pub(super) fn handle_datagram(&mut self, stream: StreamKey, data: &[u8], now: Instant) {

@@ -81,14 +81,14 @@ impl Active {
             }
             let Some(stream) = self.turns.pop() else { break };
             *budget -= 1;
-            self.take_turn(stream, now);
+            self.take_turn(stream, now)?;
             has_moved = true;
         }
         Ok(has_moved)
     }
 
     /// Gives a stream a turn.
-    pub(super) fn take_turn(&mut self, stream: StreamKey, now: Instant) {
+    pub(super) fn take_turn(&mut self, stream: StreamKey, now: Instant) -> Result<(), SessionEnd> {
         let is_datagrams = self.relays.is_datagrams(stream);
         let turn = if is_datagrams {
             self.with_datagrams(stream, |datagrams, way| datagrams.poll(now, way))
@@ -100,8 +100,9 @@ impl Active {
             Some(Turn::More) => self.turns.push(stream, self.relays.pace(stream)),
             Some(Turn::NoRoom) if is_datagrams => self.list_datagrams(stream),
             Some(Turn::NoRoom) => self.wait_for_room(stream),
-            Some(Turn::Ended(end)) => self.end_stream(stream, end),
+            Some(Turn::Ended(end)) => return self.end_stream(stream, end, now),
         }
+        Ok(())
     }
 
     /// Lends a stream's relay out together with the way to the client, and keeps the count of
@@ -151,15 +152,15 @@ impl Active {
             Err(error) => return self.refuse_target(stream, error, now),
         };
         let deadline = self.gateway.config.dial_timeout;
-        let dial = self.connector.connect(OpenRequest { target, deadline });
+        let lookups = self.lookups.clone();
+        let dial = self.connector.connect(OpenRequest { target, deadline, lookups });
         self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
         self.traffic.streams += 1;
         self.gateway.metrics.stream_opened();
         let idle = self.gateway.config.stream_idle_timeout;
         self.sweep_by((!idle.is_zero()).then(|| now + idle));
         // The test upstreams stand at once; a dial has to be polled once to begin.
-        self.take_turn(stream, now);
-        Ok(())
+        self.take_turn(stream, now)
     }
 
     /// The target that a client named, for a connector that wants to know it.
@@ -189,7 +190,13 @@ impl Active {
     }
 
     /// Ends a stream from our side and tells the client.
-    pub(super) fn end_stream(&mut self, stream: StreamKey, end: StreamEnd) {
+    fn end_stream(
+        &mut self,
+        stream: StreamKey,
+        end: StreamEnd,
+        now: Instant,
+    ) -> Result<(), SessionEnd> {
+        let is_refusal = self.wire.is_refusal(stream, end);
         if end != StreamEnd::Eof {
             let id = self.wire.stream_id(stream).map(Cow::into_owned);
             self.log_error(ErrorCode::StreamError, id.as_deref(), Some(end.as_str()));
@@ -207,6 +214,7 @@ impl Active {
         }
         // What the client sent before the target finished is still the target's.
         self.free(stream, end == StreamEnd::Eof);
+        if is_refusal { self.count_refused(now) } else { Ok(()) }
     }
 
     /// Bytes of one stream that may wait for its upstream before the client is not read any more;
@@ -298,18 +306,19 @@ impl Active {
     }
 
     /// Ends the streams that have been idle or stalled for too long.
-    pub(super) fn sweep(&mut self, now: Instant) {
+    pub(super) fn sweep(&mut self, now: Instant) -> Result<(), SessionEnd> {
         let (stall, idle) =
             (self.gateway.config.stream_stall_timeout, self.gateway.config.stream_idle_timeout);
         self.sweep_at = None;
         let streams: Vec<_> = self.relays.keys().collect();
         for stream in streams {
             match self.relays.deadline(stream, stall, idle) {
-                Some((at, end)) if at <= now => self.end_stream(stream, end),
+                Some((at, end)) if at <= now => self.end_stream(stream, end, now)?,
                 Some((at, _)) => self.sweep_by(Some(at)),
                 None => {}
             }
         }
+        Ok(())
     }
 }
 
