@@ -127,6 +127,27 @@ def test_a_target_that_refuses_is_no_fault_of_the_node(run, proxy, target):
     assert gateway.metric("outline_dials_total", node="node", result="failed") == 0
 
 
+@pytest.mark.parametrize("probes", [{}, PROBES], ids=["without-probes", "with-probes"])
+def test_a_target_for_which_a_password_is_wanted_takes_no_node_down(run, tmp_path, target, probes):
+    """The proxy passes on what the proxy behind it says of one target: 407."""
+    with Tinyproxy("guard", tmp_path, USER, PASSWORD) as guard:
+        with Tinyproxy("node", tmp_path, lines=f'Upstream http 127.0.0.1:{guard.port} "guarded.example"\n') as node:
+            gateway = run(node, **probes)
+            with enter(gateway) as device:
+                for _ in range(6):
+                    stream = device.open("guarded.example:443")
+                    device.pump(lambda: device.streams[stream].reset is not None)
+                    assert device.streams[stream].reset == "unreachable"
+                assert gateway.metric("outline_dials_total", node="node", result="failed") == 0
+                if probes:
+                    eventually(lambda: state(gateway) == 0, 10, "the probe clears it")
+                else:
+                    assert state(gateway) == 1, "degraded, and no more"
+                stream = device.open(target.address, b"fine")
+                device.pump(lambda: bytes(device.streams[stream].received) == b"fine")
+            assert PASSWORD not in gateway.output()
+
+
 @pytest.mark.parametrize("kind", ["dante", "connect"])
 def test_each_half_closes_by_itself(run, tmp_path, kind):
     def digest(connection):

@@ -77,7 +77,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(u16, usize)>, Error> {
 
 /// What a status other than 2xx means.
 ///
-/// Clients choose targets, so nothing but the question for a password counts against the proxy.
+/// That a password is wanted may be said of the target alone: by another proxy behind this one, which passes it on.
 fn refusal(status: u16, has_credentials: bool) -> Error {
     match status {
         401 | 407 if has_credentials => Error::Credentials,

@@ -63,14 +63,18 @@ class Dante(Proxy):
 
 
 class Tinyproxy(Proxy):
-    """HTTP CONNECT with or without a password."""
+    """HTTP CONNECT with or without a password; `lines` go to its configuration."""
 
     scheme = "http"
+
+    def __init__(self, *args, lines=""):
+        self.lines = lines
+        super().__init__(*args)
 
     def command(self):
         config = self.folder / f"{self.node_id}.conf"
         login = "" if self.user is None else f"BasicAuth {self.user} {self.password}\n"
-        config.write_text(f"Port {self.port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 100\nLogLevel Info\n{login}")
+        config.write_text(f"Port {self.port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 100\nLogLevel Info\n{login}{self.lines}")
         return [program("tinyproxy"), "-d", "-c", str(config)]
 
 

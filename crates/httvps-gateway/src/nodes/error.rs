@@ -58,8 +58,9 @@ impl NodeError {
         }
     }
 
-    /// Whether no choice of a target can bring it about, so that it counts as a dial that failed: a
-    /// node that does not let us in is as good as none.
+    /// Whether a probe that ended so counts as a dial that failed: a node that does not let us in is
+    /// as good as none. Its target is the operator's; of a target that a client chose an HTTP proxy
+    /// may say the same, see [`super::session`].
     pub(super) fn is_of_node_alone(self) -> bool {
         matches!(
             self,

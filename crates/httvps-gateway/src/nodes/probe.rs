@@ -204,7 +204,7 @@ mod tests {
         reached.into_iter().chain(dials.into_iter().flatten()).collect()
     }
 
-    fn down(has_probes: bool) -> Arc<Node> {
+    fn up(has_probes: bool) -> Arc<Node> {
         let thresholds = Thresholds {
             down_failures: 1,
             recover_successes: 1,
@@ -212,7 +212,11 @@ mod tests {
             slow: Duration::ZERO,
             has_probes,
         };
-        let node = Arc::new(Node::new("node", Metrics::new().node("node"), thresholds));
+        Arc::new(Node::new("node", Metrics::new().node("node"), thresholds))
+    }
+
+    fn down(has_probes: bool) -> Arc<Node> {
+        let node = up(has_probes);
         node.dialed(Err(ConnectError::Refused));
         assert_eq!(node.health(Health::state), State::Down);
         node
@@ -254,6 +258,23 @@ mod tests {
             let assignment = Assignment::of_pool(node.clone());
             let _ = session::judge::<()>(&assignment, permit, FAST, Err(error));
             is_no_longer_on_trial(&node, error);
+        }
+    }
+
+    #[test]
+    fn what_a_stream_hears_of_a_target_is_no_failed_dial() {
+        for error in errors() {
+            if matches!(error, NodeError::Unreachable(_)) {
+                continue;
+            }
+            let node = up(true);
+            for _ in 0..5 {
+                let permit = node.try_pass(Instant::now()).unwrap();
+                let assignment = Assignment::of_pool(node.clone());
+                let _ = session::judge::<()>(&assignment, permit, FAST, Err(error));
+                assert!(node.health(Health::is_reachable), "{error:?}");
+                assert_ne!(node.health(Health::state), State::Down, "{error:?}");
+            }
         }
     }
 }

@@ -276,22 +276,30 @@ impl From<Failure> for ConnectError {
 
 /// Notes what a node did with a stream after it was dialled.
 ///
-/// Clients choose targets, so only what no target can bring about is a failure of the node. That it
-/// ends the connection or is silent is a doubt, as with a stream that gets no answer.
+/// Clients choose targets, and no answer about a target is a failure of the node. That it ends the
+/// connection, is silent, or wants a password is a doubt, as with a stream that gets no answer: an
+/// HTTP proxy asks for a password only together with a target, and may pass on what another proxy
+/// or the target itself says. Whether the password is wrong, the probe finds out.
 pub(super) fn judge<T>(
     assignment: &Assignment,
     permit: Permit,
     latency: Duration,
     started: Result<T, NodeError>,
 ) -> Result<T, Failure> {
-    match &started {
-        Err(error) if error.is_of_node_alone() => permit.dial_failed(error.of_dial()),
-        _ => {
-            permit.node().dialed(Ok(latency));
-            permit.settle();
-        }
+    if let Err(NodeError::Unreachable(error)) = &started {
+        permit.dial_failed(*error);
+    } else {
+        permit.node().dialed(Ok(latency));
+        permit.settle();
     }
-    if let Err(NodeError::Closed | NodeError::OtherProtocol | NodeError::Silent) = &started {
+    if let Err(
+        NodeError::Closed
+        | NodeError::OtherProtocol
+        | NodeError::Silent
+        | NodeError::Credentials
+        | NodeError::NoCredentials,
+    ) = &started
+    {
         assignment.unanswered();
     }
     started.map_err(Failure::of)
