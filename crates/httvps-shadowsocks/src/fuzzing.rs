@@ -43,9 +43,10 @@ impl NodeHalf {
         let mut head = std::mem::take(&mut self.about);
         head.extend_from_slice(&length.to_be_bytes());
         for plain in [&head, payload] {
-            let mut piece = [plain, &[0; TAG_LEN]].concat();
-            self.direction.seal(&mut piece);
-            self.wire.extend_from_slice(&piece);
+            let start = self.wire.len();
+            self.wire.extend_from_slice(plain);
+            self.wire.extend_from_slice(&[0; TAG_LEN]);
+            self.direction.seal(&mut self.wire[start..]);
         }
     }
 

@@ -7,6 +7,7 @@ use httvps_proto::Target;
 use httvps_shadowsocks::fuzzing::{NodeHalf, PacketFields, PacketHalf};
 use httvps_shadowsocks::{AccessKey, Cipher, Client};
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use tokio::io::AsyncWrite;
 
@@ -37,14 +38,21 @@ struct Script {
     is_alien: bool,
 }
 
+/// Longest chunk of a script, in bytes.
+const LONGEST_CHUNK: usize = 255 * 64;
+
+/// What payloads are made of: byte by byte they would cost more than sealing and opening them. It repeats itself after
+/// 65,536 bytes.
+static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    (0..(1 << 16) + LONGEST_CHUNK).map(|at| ((at * 31) ^ (at >> 8)) as u8).collect()
+});
+
 /// The time in what an answer says about itself, which may differ a little.
 const TIME: std::ops::Range<usize> = 1..9;
 
 impl Script {
     fn chunk(&mut self, lie: u16, len: usize) {
-        let start = self.good.len();
-        let payload: Vec<u8> =
-            (start..start + len).map(|at| ((at * 31) ^ (at >> 8)) as u8).collect();
+        let payload = &PATTERN[self.good.len() % (1 << 16)..][..len];
         if self.last == 0 {
             let about = self.node.about_mut();
             let timeless = |about: &[u8]| {
@@ -53,8 +61,8 @@ impl Script {
             self.is_alien = timeless(about) != timeless(&self.about);
         }
         self.last = self.node.wire_mut().len();
-        self.node.chunk(lie, &payload);
-        self.good.extend_from_slice(&payload);
+        self.node.chunk(lie, payload);
+        self.good.extend_from_slice(payload);
     }
 
     /// One thing that the node or somebody on the way does; gives what is left of the list.
