@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from .client import stream_data, stream_open
 from .nodes import header
+from .poll import eventually
 
 # Health within a second or two instead of a minute.
 QUICK = {"GATEWAY_UPSTREAM_MODE": "outline", "GATEWAY_OUTLINE_ASSIGN": "pool",
@@ -55,12 +56,11 @@ def again(device, stream_id, payload=b"still there"):
 
 
 def session_node(gateway, device):
-    """The node in the line session_started of a device."""
-    for line in gateway.lines():
-        entry = json.loads(line)
-        if entry["msg"] == "session_started" and entry["device_id"] == device.device_id:
-            return entry["node"]
-    return None
+    """The node in the line session_started of a device. Lines are written behind what they tell of."""
+    def started():
+        entries = map(json.loads, gateway.lines())
+        return [e for e in entries if e["msg"] == "session_started" and e["device_id"] == device.device_id]
+    return eventually(started, 5, "the session is in the log")[0]["node"]
 
 
 @contextmanager
