@@ -1,5 +1,9 @@
 //! One stream: what the client sends goes to its upstream, what the upstream sends to the client.
 
+mod delivery;
+#[cfg(test)]
+mod tests;
+
 use super::pending::Pending;
 use bytes::BufMut as _;
 use httvps_mux::{Pace, Ready, StreamWaker};
@@ -9,10 +13,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-
-/// Bytes that a closed stream's target is read by.
-const DROP_CHUNK: usize = 16 * 1024;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 
 /// How long a closed stream's socket stays for the kernel to send what it has taken.
 const LINGER: Duration = Duration::from_secs(2);
@@ -144,7 +145,6 @@ impl Relay {
             return;
         }
         let mut rest = data;
-        let mut has_written = false;
         match &mut self.upstream {
             Outlet::Blackhole => return,
             Outlet::Echo => {
@@ -161,7 +161,7 @@ impl Relay {
                         Poll::Ready(Ok(count)) if count > 0 => {
                             rest = &rest[count..];
                             self.last_written = Some(now);
-                            has_written = true;
+                            self.blocked_since = None;
                         }
                         Poll::Ready(result) => self.write_failure = Some(write_end(result)),
                         Poll::Pending => break,
@@ -173,9 +173,6 @@ impl Relay {
                     return;
                 }
                 if rest.is_empty() {
-                    if has_written {
-                        self.blocked_since = None;
-                    }
                     self.poll_flush(now);
                     return;
                 }
@@ -185,9 +182,6 @@ impl Relay {
                     return;
                 }
             }
-        }
-        if has_written {
-            self.blocked_since = None;
         }
         self.blocked_since.get_or_insert(now);
         let merges = self.merges(sink);
@@ -427,72 +421,6 @@ impl Relay {
     pub(super) fn has_sent_lately(&self, now: Instant) -> bool {
         self.last_written.is_some_and(|at| now.saturating_duration_since(at) < LINGER)
     }
-
-    /// Delivers what the client had sent before it closed the stream, then finishes.
-    ///
-    /// What the target says meanwhile is read and dropped: closing a socket with unread bytes makes
-    /// the kernel send a reset and throw away what it still has to send. Ends when the upstream
-    /// takes nothing for `stall`, `limit` after it began, and [`LINGER`] after the last byte was
-    /// handed to the kernel. A target that does not get everything sees a reset. Cancelling it
-    /// drops the rest.
-    pub(super) async fn deliver(self, stall: Duration, limit: Duration) {
-        let mut over = pin!(tokio::time::sleep(limit));
-        let stream = match self.upstream {
-            Outlet::Dialing(dial) => tokio::select! {
-                dialled = dial => match dialled {
-                    Ok(Upstream::Stream(stream)) => stream,
-                    _ => return,
-                },
-                () = &mut over => return,
-            },
-            Outlet::Stream(stream) => stream,
-            Outlet::Echo | Outlet::Blackhole => return,
-        };
-        let (mut read, mut write) = tokio::io::split(stream);
-        let is_sent = {
-            let mut sending = pin!(send_all(&mut write, self.pending, stall));
-            let mut dropping = pin!(drop_all(&mut read));
-            let mut is_open = true;
-            let is_sent = loop {
-                tokio::select! {
-                    is_sent = &mut sending => break is_sent,
-                    () = &mut dropping, if is_open => is_open = false,
-                    () = &mut over => break false,
-                }
-            };
-            if is_sent && is_open {
-                let _ = tokio::time::timeout(LINGER, dropping).await;
-            }
-            is_sent
-        };
-        if !is_sent {
-            read.unsplit(write).reset();
-        }
-    }
-}
-
-/// Writes everything, has it passed on, then finishes; false when the upstream failed or one of
-/// these steps took longer than `stall`.
-async fn send_all(
-    write: &mut WriteHalf<Box<dyn ByteStream>>,
-    mut pending: Pending,
-    stall: Duration,
-) -> bool {
-    let stall = if stall.is_zero() { Duration::MAX } else { stall };
-    while !pending.is_empty() {
-        match tokio::time::timeout(stall, write.write(pending.front())).await {
-            Ok(Ok(count)) if count > 0 || pending.front().is_empty() => pending.advance(count),
-            _ => return false,
-        }
-    }
-    let is_flushed = matches!(tokio::time::timeout(stall, write.flush()).await, Ok(Ok(())));
-    is_flushed && matches!(tokio::time::timeout(stall, write.shutdown()).await, Ok(Ok(())))
-}
-
-/// Reads to the end and keeps nothing.
-async fn drop_all(read: &mut ReadHalf<Box<dyn ByteStream>>) {
-    let mut dropped = vec![0; DROP_CHUNK];
-    while matches!(read.read(&mut dropped).await, Ok(count) if count > 0) {}
 }
 
 impl From<Upstream> for Outlet {
@@ -518,6 +446,3 @@ fn end_of_io(error: &std::io::Error) -> StreamEnd {
 fn write_end(result: std::io::Result<usize>) -> StreamEnd {
     result.map_or_else(|error| end_of_io(&error), |_| StreamEnd::Io)
 }
-
-#[cfg(test)]
-mod tests;

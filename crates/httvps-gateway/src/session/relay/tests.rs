@@ -1,5 +1,5 @@
 use super::*;
-use tokio::io::{AsyncRead, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 
 /// The gateway's end of an in-memory connection of small capacity.
 struct Wire(DuplexStream);
