@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -140,24 +140,6 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Resolves a host name and connects to its addresses in order until one answers.
-///
-/// Returns the error of the last address. Has no time-out of its own. Cancel safe.
-pub async fn connect_host(host: &str, port: u16) -> io::Result<TcpStream> {
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    if let Ok(ip) = bare.parse::<IpAddr>() {
-        return connect((ip, port).into()).await;
-    }
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in tokio::net::lookup_host((bare, port)).await? {
-        match connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -209,10 +191,10 @@ mod tests {
     async fn any_listens_on_both_families() {
         let listener = listen(Bind::Any(0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let v4 = connect_host("127.0.0.1", port).await.unwrap();
+        let v4 = connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap();
         assert!(v4.nodelay().unwrap());
         if listener.local_addr().unwrap().is_ipv6() {
-            connect_host("[::1]", port).await.unwrap();
+            connect((Ipv6Addr::LOCALHOST, port).into()).await.unwrap();
         }
         let (accepted, _) = listener.accept().await.unwrap();
         prepare(&accepted).unwrap();

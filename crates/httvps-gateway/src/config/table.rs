@@ -296,8 +296,9 @@ settings! {
         max_session_window_bytes: usize as Size, env GATEWAY_MAX_SESSION_WINDOW_BYTES,
             default "32MiB", range "256KiB" to "1GiB";
 
-        /// What the windows of all sessions together may grow by above their beginning. With it
-        /// used up they stay as they are.
+        /// What the windows of all sessions together may grow by above their beginning. A session
+        /// has no more of it than a quarter of what it leaves; with all used up windows stay as
+        /// they are.
         window_budget_bytes: usize as Size, env GATEWAY_WINDOW_BUDGET_BYTES, default "256MiB",
             range "256KiB" to "64GiB";
 
