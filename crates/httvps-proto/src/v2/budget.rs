@@ -52,3 +52,26 @@ impl Budget {
         self.left.fetch_add(bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_of_a_shared_budget_has_at_most_a_quarter_of_what_it_leaves() {
+        let budget = Budget::shared(100);
+        let mut taken = 0;
+        for expected in [20, 0] {
+            let share = budget.share(taken);
+            assert_eq!(share, expected);
+            assert!(budget.try_take(share));
+            taken += share;
+        }
+        assert_eq!((taken, budget.left()), (20, SHARE * 20));
+        // The next one has the same part of the rest; the first one none, until there is more again.
+        assert_eq!((budget.share(0), budget.share(taken)), (16, 0));
+        budget.give_back(5);
+        assert_eq!(budget.share(taken), 1);
+        assert_eq!(Budget::new(100).share(60), 100, "a budget of one session's own");
+    }
+}

@@ -4,10 +4,10 @@ use super::{Frame, MAX_PINGS};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// PINGs are numbered and answered in order.
 /// The longest round trip that a window is to fit; a satellite's is 0.6 s.
 const LONGEST: Duration = Duration::from_secs(1);
 
+/// PINGs are numbered and answered in order.
 #[derive(Debug, Default)]
 pub(super) struct Pings {
     /// When those were sent that are not answered, at most [`MAX_PINGS`].

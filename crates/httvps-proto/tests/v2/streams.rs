@@ -116,4 +116,17 @@ fn the_shortest_round_trip_is_kept_and_pings_are_bounded() {
     pair.now += Duration::from_millis(5);
     pair.settle();
     assert_eq!(pair.client.session.round_trip(), Some(Duration::from_millis(5)));
+    // An answer that has come already is to none of those that were sent since.
+    let sent = pair.now;
+    assert!(pair.client.say(|session, out| session.ping(sent, out)));
+    for (opaque, event) in [
+        (0, Event::Nothing),
+        (MAX_PINGS as u64 + 2, Event::Nothing),
+        (MAX_PINGS as u64 + 3, Event::RoundTrip(Duration::from_millis(1))),
+    ] {
+        let pong = Frame::Pong { opaque: u64::to_be_bytes(opaque) };
+        let now = sent + Duration::from_millis(1);
+        let answered = pair.client.session.handle_frame(now, pong, &mut Vec::new());
+        assert_eq!(answered, Ok(event), "{opaque}");
+    }
 }
