@@ -1,5 +1,7 @@
 //! Either side's state of a session.
 
+mod windows;
+
 use super::event::{Event, GoneAway, Limits, OpenError, Violation};
 use super::pings::Pings;
 use super::stream::Stream;
@@ -443,70 +445,5 @@ impl Session {
         if self.streams.get(&stream).is_some_and(Stream::is_over) {
             self.remove(stream, out);
         }
-    }
-
-    /// Lets a stream's window grow to `wanted`, if the session and the process have the room.
-    fn grow(&mut self, stream: u32, wanted: u32) {
-        let (max_stream, max_session) =
-            (self.limits.max_stream_window, self.limits.max_session_window);
-        let Some(known) = self.streams.get_mut(&stream) else {
-            return;
-        };
-        // One more stream must find its first credit even when all windows are full.
-        let taken = self.promised + u64::from(INITIAL_STREAM_CREDIT);
-        let room = u64::from(max_session).saturating_sub(taken);
-        let more = wanted.min(max_stream).saturating_sub(known.window.size());
-        let taken = self.window.size().saturating_sub(INITIAL_SESSION_CREDIT);
-        let share = self.budget.share(taken as usize) as u64;
-        let more = u64::from(more).min(room).min(share);
-        if more == 0 {
-            return;
-        }
-        let size = known.window.size() + more as u32;
-        self.grown += more;
-        if self.fit() {
-            self.promised += more;
-            if let Some(known) = self.streams.get_mut(&stream) {
-                known.window.resize(size);
-            }
-        } else {
-            self.grown -= more;
-        }
-    }
-
-    /// Fits the session's window to what it needs now; false when the process's budget has no room
-    /// for that.
-    fn fit(&mut self) -> bool {
-        let before = self.window.size();
-        let wanted = u64::from(INITIAL_SESSION_CREDIT) + self.grown + u64::from(self.window.held());
-        let wanted = wanted.min(u64::from(self.limits.max_session_window)) as u32;
-        let wanted = wanted.max(INITIAL_SESSION_CREDIT);
-        let may_grow = wanted <= before || self.budget.try_take((wanted - before) as usize);
-        if wanted < before {
-            self.window.resize(wanted);
-            self.budget.give_back((before - self.window.size()) as usize);
-        } else if may_grow {
-            self.window.resize(wanted);
-        }
-        may_grow
-    }
-
-    /// Notes on the session's window that bytes were taken.
-    fn release(&mut self, bytes: usize, out: &mut Vec<u8>) {
-        self.window.consume(bytes);
-        self.fit();
-        self.grant_session(out);
-    }
-
-    fn grant_session(&mut self, out: &mut Vec<u8>) {
-        if let Some(increment) = self.window.grant(INITIAL_STREAM_CREDIT) {
-            Frame::Credit { stream: 0, increment }.encode(out);
-        }
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.budget.give_back((self.window.size() - INITIAL_SESSION_CREDIT) as usize);
     }
 }

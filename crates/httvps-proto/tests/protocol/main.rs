@@ -10,6 +10,7 @@ mod corpus;
 mod ends;
 mod handshake;
 mod operations;
+mod refusals;
 mod side;
 mod slow;
 mod streams;

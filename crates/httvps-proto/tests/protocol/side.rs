@@ -1,6 +1,8 @@
 //! One side of a session with its clock, its scratch buffer and what it sent.
 
-use httvps_proto::{ClientInput, ClientSession, Input, Limits, Session, StreamKey, Verdict};
+use httvps_proto::{
+    ClientInput, ClientSession, ErrorCode, Input, Limits, Session, StreamKey, Verdict,
+};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -147,4 +149,25 @@ impl Client {
 
 fn parsed(out: &mut Vec<Vec<u8>>) -> Vec<Value> {
     out.drain(..).map(|message| serde_json::from_slice(&message).unwrap()).collect()
+}
+
+/// A session of a device that has just been let in, under the usual limits.
+pub fn active() -> Gateway {
+    Gateway::active(Limits::default(), &[])
+}
+
+/// That the message is refused with exactly this error (plain words aside), and nothing else suffers.
+#[track_caller]
+pub fn assert_refused(gateway: &mut Gateway, message: &str, code: ErrorCode, more: Value) {
+    let streams = gateway.session.stream_count();
+    let input = gateway.text(message);
+    assert!(matches!(input, Input::Refused { code: c, .. } if c == code), "{message}: {input:?}");
+    let mut answer = gateway.sent_one();
+    let words = answer.as_object_mut().unwrap().remove("message");
+    assert!(words.is_some_and(|words| words.as_str().is_some_and(|w| !w.is_empty())));
+    let mut expected = json!({"type": "error", "code": code.as_str()});
+    expected.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    assert_eq!(answer, expected, "{message}");
+    assert_eq!(gateway.session.stream_count(), streams);
+    gateway.assert_alive();
 }
