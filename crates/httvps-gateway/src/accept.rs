@@ -93,8 +93,6 @@ async fn handshake(gateway: Arc<Context>, socket: TcpStream, half_open: HalfOpen
     let accepted = Instant::now();
     let connection = gateway.metrics.track_connection();
     let deadline = accepted + gateway.config.handshake_timeout;
-    // A socket that takes no options is dead; the handshake finds that out.
-    let _ = httvps_transport::socket::prepare(&socket);
     let tls_deadline = deadline.min(accepted + gateway.config.tls_handshake_timeout);
     let tls = match tokio::time::timeout_at(tls_deadline.into(), gateway.tls.accept(socket)).await {
         Ok(Ok(tls)) => tls,

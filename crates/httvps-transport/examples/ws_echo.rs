@@ -47,9 +47,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (stream, _) = listener.accept().await?;
         let tls = tls.clone();
         tokio::spawn(async move {
-            if socket::prepare(&stream).is_err() {
-                return;
-            }
             if let Ok(Ok(stream)) =
                 tokio::time::timeout(Duration::from_secs(5), tls.accept(stream)).await
             {

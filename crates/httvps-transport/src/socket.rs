@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 /// Connections that the kernel may hold for us between their handshake and `accept`.
 pub const BACKLOG: i32 = 4096;
@@ -80,6 +80,9 @@ pub const NOT_SENT_MAX: u32 = 256 * 1024;
 
 /// Opens a listening socket with `SO_REUSEADDR` and a backlog of [`BACKLOG`].
 ///
+/// The connections that it accepts inherit from it (Linux) `TCP_NODELAY`, keep-alive and at most [`NOT_SENT_MAX`] bytes
+/// that wait in the kernel: no call for each connection.
+///
 /// [`Bind::Any`] is one dual-stack socket; on a host without IPv6 it is an IPv4 socket. Must be
 /// called inside a tokio runtime with I/O enabled.
 pub fn listen(bind: Bind) -> io::Result<TcpListener> {
@@ -119,25 +122,25 @@ pub fn bind_udp(bind: Bind) -> io::Result<UdpSocket> {
     }
 }
 
-/// Prepares an accepted connection: `TCP_NODELAY`, keep-alive, and at most [`NOT_SENT_MAX`] bytes that
-/// wait in the kernel.
-///
-/// An error means that the peer is already gone; the caller drops the connection.
-pub fn prepare(stream: &TcpStream) -> io::Result<()> {
-    let socket = SockRef::from(stream);
-    socket.set_tcp_nodelay(true)?;
-    // Without it interactive streams and credit wait behind more; no reason to refuse a connection.
-    let _ = socket.set_tcp_notsent_lowat(NOT_SENT_MAX);
-    socket.set_tcp_keepalive(&keepalive())
-}
-
-/// Connects to one address; the socket comes prepared as by [`prepare`].
+/// Connects to one address; the socket has what those have that [`listen`] accepts.
 ///
 /// Has no time-out of its own. Cancel safe: dropping the future closes the socket.
 pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
-    prepare(&stream)?;
-    Ok(stream)
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    prepare(&SockRef::from(&socket))?;
+    socket.connect(address).await
+}
+
+/// Prepares a socket that will listen on or connect to an address.
+fn prepare(socket: &SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive())?;
+    // Without it interactive streams and credit wait behind more; no reason to refuse a connection.
+    let _ = socket.set_tcp_notsent_lowat(NOT_SENT_MAX);
+    Ok(())
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
@@ -150,8 +153,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
         socket.set_only_v6(!v6.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit it on Linux; `prepare` sets it again where they do not.
-    socket.set_tcp_nodelay(true)?;
+    prepare(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -196,12 +198,22 @@ mod tests {
         if listener.local_addr().unwrap().is_ipv6() {
             connect((Ipv6Addr::LOCALHOST, port).into()).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn both_ends_are_prepared() {
+        let listener = listen(Bind::Address((Ipv4Addr::LOCALHOST, 0).into())).unwrap();
+        let connected = connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        prepare(&accepted).unwrap();
-        assert!(accepted.nodelay().unwrap());
-        let socket = SockRef::from(&accepted);
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOT_SENT_MAX);
+        for end in [connected, accepted] {
+            let socket = SockRef::from(&end);
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_EVERY);
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOT_SENT_MAX);
+        }
     }
 
     #[tokio::test]

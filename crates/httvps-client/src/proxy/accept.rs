@@ -66,9 +66,6 @@ impl Accept {
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            if socket::prepare(&local).is_err() {
-                continue;
-            }
             let (service, cancel, report) = (service.clone(), cancel.clone(), self.report.clone());
             tasks.spawn(async move {
                 let _place = place;
