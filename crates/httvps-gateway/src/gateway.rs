@@ -315,3 +315,6 @@ async fn drain(context: &Arc<Context>, signals: &Signals) {
     let seconds = start.elapsed().as_secs_f64();
     tracing::info!(sessions, cut_off, duration_seconds = seconds, "drain_finished");
 }
+
+#[cfg(test)]
+mod tests;

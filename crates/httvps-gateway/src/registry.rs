@@ -4,9 +4,11 @@ use futures_util::task::AtomicWaker;
 use slab::Slab;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
+
+use httvps_upstream::LookupShare;
 
 /// All authenticated sessions of the gateway.
 ///
@@ -19,7 +21,14 @@ pub(crate) struct Registry {
 #[derive(Default)]
 struct Table {
     sessions: Slab<Arc<Control>>,
-    per_device: HashMap<Arc<str>, usize>,
+    devices: HashMap<Arc<str>, Sessions>,
+}
+
+/// The sessions of one device: how many there are, and what they share.
+#[derive(Default)]
+struct Sessions {
+    count: usize,
+    device: Weak<Device>,
 }
 
 /// What every session of the gateway can be told.
@@ -69,12 +78,22 @@ pub(crate) enum NoPlace {
     SessionsOfDevice,
 }
 
+/// What the sessions of one device share.
+///
+/// It lasts as long as one of them, and as the delivery of one of their closed streams, which may still look its target
+/// up: a device that comes back finds the share that it left.
+pub(crate) struct Device {
+    registry: Arc<Registry>,
+    id: Arc<str>,
+    /// Bounds the names that are looked up for all of its streams at one time.
+    pub(crate) lookups: LookupShare,
+}
+
 /// A session's place in the registry; given up when dropped.
 pub(crate) struct Place {
-    registry: Arc<Registry>,
     index: usize,
-    device_id: Arc<str>,
     pub(crate) control: Arc<Control>,
+    pub(crate) device: Arc<Device>,
 }
 
 impl Registry {
@@ -94,14 +113,20 @@ impl Registry {
             return Err(NoPlace::Sessions);
         }
         if max_per_device > 0
-            && table.per_device.get(device_id).is_some_and(|count| *count >= max_per_device)
+            && table.devices.get(device_id).is_some_and(|of| of.count >= max_per_device)
         {
             return Err(NoPlace::SessionsOfDevice);
         }
         let control = Arc::new(Control { order: AtomicU8::new(0), waker: AtomicWaker::new() });
         let index = table.sessions.insert(control.clone());
-        *table.per_device.entry(device_id.clone()).or_insert(0) += 1;
-        Ok(Place { registry: self.clone(), index, device_id: device_id.clone(), control })
+        let sessions = table.devices.entry(device_id.clone()).or_default();
+        sessions.count += 1;
+        let device = sessions.device.upgrade().unwrap_or_else(|| {
+            let (registry, id) = (self.clone(), device_id.clone());
+            Arc::new(Device { registry, id, lookups: LookupShare::default() })
+        });
+        sessions.device = Arc::downgrade(&device);
+        Ok(Place { index, control, device })
     }
 
     /// Sessions there now.
@@ -137,18 +162,27 @@ impl Registry {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut table = self.registry.table();
+        let mut table = self.device.registry.table();
         table.sessions.try_remove(self.index);
-        if let Some(count) = table.per_device.get_mut(&self.device_id) {
-            *count -= 1;
-            if *count == 0 {
-                table.per_device.remove(&self.device_id);
-            }
+        if let Some(sessions) = table.devices.get_mut(&self.device.id) {
+            sessions.count -= 1;
         }
         if table.sessions.is_empty() {
             // A peak of sessions is no reason to hold its table for ever.
             table.sessions.shrink_to_fit();
-            table.per_device.shrink_to_fit();
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let mut table = self.registry.table();
+        // It may be there anew, in the hands of a session that came in between.
+        if table.devices.get(&self.id).is_some_and(|of| of.device.strong_count() == 0) {
+            table.devices.remove(&self.id);
+        }
+        if table.devices.is_empty() {
+            table.devices.shrink_to_fit();
         }
     }
 }
@@ -170,13 +204,33 @@ mod tests {
         assert!(registry.enter(&a, 2, 1).is_ok());
         drop(second);
         assert_eq!(registry.len(), 0);
-        assert!(registry.table().per_device.is_empty());
+        assert!(registry.table().devices.is_empty());
+    }
+
+    fn enter(registry: &Arc<Registry>, device: &str) -> Place {
+        registry.enter(&device.into(), 0, 0).unwrap_or_else(|_| panic!("no limit"))
+    }
+
+    #[test]
+    fn what_a_device_has_is_of_all_its_sessions_and_goes_with_the_last_that_needs_it() {
+        let registry = Arc::new(Registry::default());
+        let (first, second, other) =
+            (enter(&registry, "a"), enter(&registry, "a"), enter(&registry, "b"));
+        assert!(Arc::ptr_eq(&first.device, &second.device));
+        assert!(!Arc::ptr_eq(&first.device, &other.device));
+        drop(first);
+        let delivery = second.device.clone();
+        drop(second);
+        assert!(registry.table().devices.contains_key("a"), "it may still be looking up");
+        assert!(Arc::ptr_eq(&delivery, &enter(&registry, "a").device), "it came back");
+        drop((delivery, other));
+        assert!(registry.table().devices.is_empty());
     }
 
     #[test]
     fn orders_only_get_stricter() {
         let registry = Arc::new(Registry::default());
-        let place = registry.enter(&"a".into(), 0, 0).unwrap_or_else(|_| panic!("no limit"));
+        let place = enter(&registry, "a");
         let waker = Waker::noop();
         assert_eq!(place.control.poll_order(waker), Order::None);
         registry.order_all(Order::CloseNow);
@@ -187,7 +241,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_spread_takes_its_time_and_a_single_session_none() {
         let registry = Arc::new(Registry::default());
-        let one = registry.enter(&"a".into(), 0, 0).unwrap_or_else(|_| panic!("no limit"));
+        let one = enter(&registry, "a");
         registry.order_spread(Order::Close, Duration::from_secs(10)).await;
         assert_eq!(one.control.poll_order(Waker::noop()), Order::Close);
     }

@@ -22,8 +22,7 @@ pub struct OpenRequest {
     /// How long opening may take in all, name resolution included. After that it fails with
     /// [`ConnectError::TimedOut`].
     pub deadline: Duration,
-    /// The share of name lookups of the session that the stream is of. A connector that resolves no names does
-    /// without.
+    /// The share of name lookups of the device that the stream is of. A connector that resolves no names does without.
     pub lookups: LookupShare,
 }
 

@@ -11,7 +11,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::{Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::answers::Answers;
 use crate::{BoxFuture, ConnectError, ResolveError};
@@ -19,20 +19,27 @@ use crate::{BoxFuture, ConnectError, ResolveError};
 /// Most lookups that run at one time; the rest wait within their own deadlines.
 const MAX_LOOKUPS: usize = 128;
 
-/// Most lookups of one session that run or wait for one of these places.
-const MAX_LOOKUPS_OF_SESSION: usize = 16;
+/// Most lookups of one device that run or wait for one of these places.
+const MAX_LOOKUPS_OF_DEVICE: usize = 16;
 
 /// Longest wait for one answer of one name server: two fit into the default dial deadline and leave time to dial.
 const MAX_QUERY_TIME: Duration = Duration::from_secs(3);
 
-/// A session's share of the lookups that run at one time: 16, so that no device holds all of them with names whose
-/// servers do not answer. Clones are of the same share.
+/// A device's share of the lookups that run at one time: 16 for all of its sessions, so that none holds all of them with
+/// names whose servers do not answer. Clones are of the same share.
 #[derive(Clone, Debug)]
 pub struct LookupShare(Arc<Semaphore>);
 
 impl Default for LookupShare {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_LOOKUPS_OF_SESSION)))
+        Self(Arc::new(Semaphore::new(MAX_LOOKUPS_OF_DEVICE)))
+    }
+}
+
+impl LookupShare {
+    /// Waits for a place of the share, behind those who wait already; dropping it gives it back. Cancel safe.
+    pub async fn place(&self) -> Result<SemaphorePermit<'_>, ConnectError> {
+        self.0.acquire().await.map_err(|_| ConnectError::Overload)
     }
 }
 
@@ -106,11 +113,7 @@ impl Resolve for SystemResolver {
 }
 
 impl Shared {
-    async fn resolve(
-        &self,
-        name: Name,
-        LookupShare(share): &LookupShare,
-    ) -> Result<Vec<IpAddr>, ConnectError> {
+    async fn resolve(&self, name: Name, share: &LookupShare) -> Result<Vec<IpAddr>, ConnectError> {
         // The hosts file speaks for both families, as in nsswitch's "files dns": the library would ask the name
         // server for the family that the file lacks.
         let known = self.in_hosts_file(&name);
@@ -121,8 +124,8 @@ impl Shared {
         if let Some(known) = self.answers.get(&name, Instant::now()) {
             return Ok(known?);
         }
-        // The session's own place first: whoever waits for it takes none from the others.
-        let _place = share.acquire().await.map_err(|_| ConnectError::Overload)?;
+        // The device's own place first: whoever waits for it takes none from the others.
+        let _place = share.place().await?;
         let _turn = self.lookups.acquire().await.map_err(|_| ConnectError::Overload)?;
         // Somebody may have asked for it meanwhile.
         if let Some(known) = self.answers.get(&name, Instant::now()) {
@@ -341,7 +344,7 @@ mod tests {
         answer
     }
 
-    /// Resolves a name for a session of its own.
+    /// Resolves a name within a share of its own.
     async fn resolve(resolver: &SystemResolver, name: &str) -> Result<Vec<IpAddr>, ConnectError> {
         resolver.resolve(name, &LookupShare::default()).await
     }
@@ -398,10 +401,10 @@ mod tests {
     ) -> JoinSet<()> {
         let mut lookups = JoinSet::new();
         for share in 0..shares {
-            let session = LookupShare::default();
+            let within = LookupShare::default();
             for number in 0..of_each {
                 let name = format!("slow{share}-{number}.example");
-                let lookup = resolver.resolve(&name, &session);
+                let lookup = resolver.resolve(&name, &within);
                 lookups.spawn(async move { drop(lookup.await) });
             }
         }
@@ -421,19 +424,19 @@ mod tests {
         let (address, _, mut names) = slow_name_server().await;
         let resolver = resolver(Some(address));
         assert!(resolves(&resolver, "two.example").await);
-        let shares = (MAX_LOOKUPS / MAX_LOOKUPS_OF_SESSION, MAX_LOOKUPS_OF_SESSION);
+        let shares = (MAX_LOOKUPS / MAX_LOOKUPS_OF_DEVICE, MAX_LOOKUPS_OF_DEVICE);
         let _hanging = hang(&resolver, shares, &mut names, MAX_LOOKUPS).await;
         assert!(resolves(&resolver, "TWO.example.").await);
     }
 
     #[tokio::test]
-    async fn a_session_does_not_hold_all_lookups() {
+    async fn a_share_does_not_hold_all_lookups() {
         let (address, _, mut names) = slow_name_server().await;
         let resolver = resolver(Some(address));
         let flood = (1, 2 * MAX_LOOKUPS);
-        let _hanging = hang(&resolver, flood, &mut names, MAX_LOOKUPS_OF_SESSION).await;
+        let _hanging = hang(&resolver, flood, &mut names, MAX_LOOKUPS_OF_DEVICE).await;
         assert!(resolves(&resolver, "four.example").await);
-        assert_eq!(*names.borrow(), MAX_LOOKUPS_OF_SESSION);
+        assert_eq!(*names.borrow(), MAX_LOOKUPS_OF_DEVICE);
     }
 
     #[tokio::test]

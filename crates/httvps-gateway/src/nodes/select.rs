@@ -10,7 +10,7 @@ pub struct Candidate<'a> {
     pub region: Option<&'a str>,
     /// Nodes of the lowest number are taken first.
     pub priority: u32,
-    /// Share of the sessions among equals; 0 = only when nothing else is there.
+    /// Share of the sessions among equals; 0 = only when none of them with another weight can be used.
     pub weight: u32,
     /// Its health.
     pub state: State,
@@ -24,19 +24,18 @@ pub struct Candidate<'a> {
 const HALVING: f64 = 0.05;
 /// What a degraded node keeps of its share.
 const DEGRADED: f64 = 0.1;
-/// What stands for a weight of 0: next to nothing.
-const LAST: f64 = 1e-6;
 
 /// Chooses among the eligible candidates: those of the region, or all where it has none or none is
-/// wanted; of these the lowest priority number; of these by chance, in proportion to weight, health
-/// and latency. `chance` is a random number.
+/// wanted; of these the lowest priority number; of these those with a weight, if any has one; of these
+/// by chance, in proportion to weight, health and latency. `chance` is a random number.
 pub fn choose(candidates: &[Candidate<'_>], region: Option<&str>, chance: u64) -> Option<usize> {
     let is_far = |candidate: &Candidate<'_>| match (region, candidate.region) {
         (Some(wanted), Some(own)) => !own.eq_ignore_ascii_case(wanted),
         (Some(_), None) => true,
         (None, _) => false,
     };
-    let rank = |candidate: &Candidate<'_>| (is_far(candidate), candidate.priority);
+    let rank =
+        |candidate: &Candidate<'_>| (is_far(candidate), candidate.priority, candidate.weight == 0);
     let eligible = || candidates.iter().enumerate().filter(|(_, c)| c.is_eligible);
     let best = eligible().map(|(_, candidate)| rank(candidate)).min()?;
     let tier = || eligible().filter(|(_, candidate)| rank(candidate) == best);
@@ -53,7 +52,8 @@ pub fn choose(candidates: &[Candidate<'_>], region: Option<&str>, chance: u64) -
 }
 
 fn share(candidate: &Candidate<'_>) -> f64 {
-    let weight = f64::from(candidate.weight).max(LAST);
+    // Those without a weight are equals among themselves.
+    let weight = f64::from(candidate.weight.max(1));
     let health = if candidate.state == State::Healthy { 1.0 } else { DEGRADED };
     let latency = candidate.latency.unwrap_or_default().as_secs_f64();
     weight * health * (HALVING / (HALVING + latency))
@@ -115,9 +115,23 @@ mod tests {
         near(shares(&[sick, NODE], None), 91);
         let far = Candidate { latency: Some(Duration::from_millis(50)), ..NODE };
         near(shares(&[far, NODE], None), 333);
+    }
+
+    #[test]
+    fn without_a_weight_a_node_is_the_last_of_its_region_and_priority() {
         let last = Candidate { weight: 0, ..NODE };
-        near(shares(&[last.clone(), NODE], None), 0);
-        assert_eq!(shares(&[last], None), [1000]);
+        let ill =
+            Candidate { state: State::Degraded, latency: Some(Duration::from_hours(1)), ..NODE };
+        assert_eq!(
+            choose(&[last.clone(), ill.clone()], None, 0),
+            Some(1),
+            "however ill the other is"
+        );
+        let off = Candidate { is_eligible: false, ..NODE };
+        let later = Candidate { priority: 1, ..NODE };
+        assert_eq!(shares(&[off, later, last.clone(), last.clone()], None), [0, 0, 500, 500]);
+        let near = Candidate { region: Some("eu"), ..last };
+        assert_eq!(choose(&[ill, near], Some("eu"), 0), Some(1), "the region comes first");
     }
 
     proptest! {
@@ -143,7 +157,9 @@ mod tests {
             match choose(&candidates, region, chance) {
                 None => prop_assert!(candidates.iter().all(|c| !c.is_eligible)),
                 Some(index) => {
-                    let rank = |c: &Candidate<'_>| (is_regional && c.region.is_none(), c.priority);
+                    let rank = |c: &Candidate<'_>| {
+                        (is_regional && c.region.is_none(), c.priority, c.weight == 0)
+                    };
                     prop_assert!(candidates[index].is_eligible);
                     for other in candidates.iter().filter(|c| c.is_eligible) {
                         prop_assert!(rank(&candidates[index]) <= rank(other));

@@ -17,7 +17,7 @@ use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind};
-use httvps_upstream::{Connector, LookupShare};
+use httvps_upstream::Connector;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -55,8 +55,6 @@ pub(super) struct Active {
     gateway: Arc<Gateway>,
     /// Where the streams go.
     connector: Arc<dyn Connector>,
-    /// Bounds the names that are looked up for its streams at one time.
-    lookups: LookupShare,
     link: ClientLink,
     wire: Wire,
     place: Place,
@@ -124,7 +122,6 @@ impl Active {
         };
         Self {
             connector,
-            lookups: LookupShare::default(),
             link,
             wire,
             place,

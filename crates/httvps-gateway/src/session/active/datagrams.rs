@@ -28,7 +28,7 @@ impl Active {
         };
         let config = &self.gateway.config;
         let idle = idle_timeout(config.datagram_idle_timeout, target.as_ref());
-        let lookups = self.lookups.clone();
+        let lookups = self.place.device.lookups.clone();
         let request = OpenRequest { target, deadline: config.dial_timeout, lookups };
         let dial = match self.connector.connect_datagrams(request) {
             Ok(dial) => dial,

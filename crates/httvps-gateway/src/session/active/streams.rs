@@ -152,7 +152,7 @@ impl Active {
             Err(error) => return self.refuse_target(stream, error, now),
         };
         let deadline = self.gateway.config.dial_timeout;
-        let lookups = self.lookups.clone();
+        let lookups = self.place.device.lookups.clone();
         let dial = self.connector.connect(OpenRequest { target, deadline, lookups });
         self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
         self.traffic.streams += 1;
@@ -274,9 +274,10 @@ impl Active {
         let delivery = Delivery::new(&self.delivering, &self.ready, cost);
         let stall = config.stream_stall_timeout;
         let limit = config.dial_timeout + stall;
+        let device = self.place.device.clone();
         self.gateway.tasks.spawn(async move {
             relay.deliver(stall, limit).await;
-            drop((delivery, place));
+            drop((delivery, place, device));
         });
     }
 

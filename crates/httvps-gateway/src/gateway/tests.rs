@@ -1,0 +1,161 @@
+//! Whole sessions over loopback, with a way out of the test's own.
+
+use super::*;
+use crate::config::Sources;
+use httvps_testkit::backend::{Answer, ScriptedBackend};
+use httvps_testkit::certificates;
+use httvps_transport::tls::{CertificateDer, ClientTls, Roots, TlsStream, server_name};
+use httvps_transport::ws::{self, Event, Kind, Role, WebSocket};
+use httvps_upstream::{BoxFuture, ConnectError, Connector, LookupShare, Resolve};
+use std::future::poll_fn;
+use std::net::IpAddr;
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+/// A gateway that runs until the test ends.
+struct Running {
+    address: SocketAddr,
+    tls: ClientTls,
+    _backend: ScriptedBackend,
+    _files: TempDir,
+}
+
+async fn run(connector: Arc<dyn Connector>) -> Running {
+    let files = tempfile::tempdir().unwrap();
+    let made = certificates::make(files.path());
+    let backend = ScriptedBackend::start(Answer::Allow).await;
+    let sources = Sources::default()
+        .with("tls_cert_path", &made.cert_path)
+        .with("tls_key_path", &made.key_path)
+        .with("backend_base_url", backend.url());
+    let mut parts = parts(Config::load(&sources).unwrap().0).unwrap();
+    parts.way_out = WayOutSetup::Common(connector);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let gateway = Gateway { context: Arc::new(Context::new(parts)), listener, admin: None };
+    tokio::spawn(gateway.run(Signals::default()));
+    let tls = ClientTls::new(Roots::Bundle(vec![CertificateDer::from(made.ca_der)])).unwrap();
+    Running { address, tls, _backend: backend, _files: files }
+}
+
+/// A client in the first format.
+struct Client(WebSocket<TlsStream<TcpStream>>);
+
+impl Running {
+    /// Lets a device in.
+    async fn enter(&self, device: &str) -> Client {
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let tls = self.tls.connect(server_name("localhost").unwrap(), tcp).await.unwrap();
+        let (tls, early) = ws::handshake::connect(tls, "localhost", "/ws", &[]).await.unwrap();
+        let mut client = Client(WebSocket::new(tls, Role::Client, ws::Limits::default(), &early));
+        client.say(&format!(r#"{{"type":"hello","device_id":"{device}","token":"t"}}"#)).await;
+        assert_eq!(client.hear().await, Event::Message(Kind::Text));
+        let answer = String::from_utf8_lossy(client.0.message()).into_owned();
+        assert!(answer.contains(r#""allowed":true"#), "{answer}");
+        client
+    }
+}
+
+impl Client {
+    async fn say(&mut self, text: &str) {
+        self.0.queue_message(Kind::Text, text.len(), |out| out.extend_from_slice(text.as_bytes()));
+        self.flush().await;
+    }
+
+    async fn flush(&mut self) {
+        poll_fn(|cx| self.0.poll_flush(cx)).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> Event {
+        poll_fn(|cx| self.0.poll_recv(cx)).await.unwrap()
+    }
+
+    /// Opens so many streams to names of a device, and has something for each of their targets.
+    async fn open(&mut self, device: &str, streams: usize) {
+        for id in 0..streams {
+            let target = format!("{device}.example:80");
+            self.say(&format!(
+                r#"{{"type":"stream_open","stream_id":"{id}","target":"{target}"}}"#
+            ))
+            .await;
+            self.say(&format!(r#"{{"type":"stream_data","stream_id":"{id}","data":"aGk="}}"#))
+                .await;
+        }
+    }
+
+    /// Ends the session; returns when the gateway has ended it too.
+    async fn leave(mut self) {
+        self.0.queue_close(ws::CloseCode::NORMAL, "");
+        self.flush().await;
+        while !matches!(self.hear().await, Event::Close { .. }) {}
+    }
+}
+
+/// Lookups of the names of devices `a` and `b`: how many were asked for, and how many have a place.
+#[derive(Default, Clone, Copy)]
+struct Lookups {
+    asked: [usize; 2],
+    placed: [usize; 2],
+}
+
+/// Looks names up for ever, each in its place.
+struct Silent(watch::Sender<Lookups>);
+
+impl Resolve for Silent {
+    fn resolve(
+        &self,
+        name: &str,
+        share: &LookupShare,
+    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+        let (device, share) = (usize::from(name.starts_with('b')), share.clone());
+        let lookups = self.0.clone();
+        Box::pin(async move {
+            lookups.send_modify(|lookups| lookups.asked[device] += 1);
+            let _place = share.place().await?;
+            lookups.send_modify(|lookups| lookups.placed[device] += 1);
+            std::future::pending().await
+        })
+    }
+}
+
+/// A gateway whose name server does not answer, and what it was asked.
+async fn unanswered() -> (Running, watch::Receiver<Lookups>) {
+    let (lookups, seen) = watch::channel(Lookups::default());
+    let resolver = Arc::new(Silent(lookups));
+    (run(Arc::new(Direct::new(EgressPolicy::default(), resolver))).await, seen)
+}
+
+/// Waits until device `a` has asked for so many names, and has `b` look one up behind them.
+async fn pass_by(gateway: &Running, seen: &mut watch::Receiver<Lookups>, asked: usize) -> Lookups {
+    seen.wait_for(|lookups| lookups.asked[0] == asked).await.unwrap();
+    let mut other = gateway.enter("b").await;
+    other.open("b", 1).await;
+    *seen.wait_for(|lookups| lookups.placed[1] == 1).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_device_share_its_lookups() {
+    let (gateway, mut seen) = unanswered().await;
+    let (mut one, mut two) = (gateway.enter("a").await, gateway.enter("a").await);
+    one.open("a", 8).await;
+    two.open("a", 8).await;
+    let mut three = gateway.enter("a").await;
+    three.open("a", 8).await;
+    assert_eq!(pass_by(&gateway, &mut seen, 24).await.placed[0], 16);
+}
+
+#[tokio::test]
+async fn a_device_that_comes_back_finds_the_share_that_it_left() {
+    let (gateway, mut seen) = unanswered().await;
+    for asked in [8, 16] {
+        let mut session = gateway.enter("a").await;
+        session.open("a", 8).await;
+        seen.wait_for(|lookups| lookups.placed[0] == asked).await.unwrap();
+        // What was sent is still to be delivered, so that the names are looked up all the same.
+        session.leave().await;
+    }
+    let mut back = gateway.enter("a").await;
+    back.open("a", 1).await;
+    assert_eq!(pass_by(&gateway, &mut seen, 17).await.placed[0], 16);
+}
