@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long a fetch may take in all.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Most bytes of a document.
 const MAX_DOCUMENT: usize = 64 * 1024;
 
@@ -42,6 +42,8 @@ pub enum FetchError {
     Status(u16),
     /// The document is longer than 64 KiB.
     TooLarge,
+    /// Too many keys are being fetched already.
+    Busy,
     /// The document is no key: why.
     Document(String),
 }
@@ -59,6 +61,7 @@ impl fmt::Display for FetchError {
             }
             Self::Status(status) => write!(f, "the key's server answered {status}"),
             Self::TooLarge => f.write_str("the key's document is larger than 64 KiB"),
+            Self::Busy => f.write_str("too many keys are being fetched"),
             Self::Document(problem) => write!(f, "the key's document {problem}"),
         }
     }
