@@ -1,13 +1,16 @@
 """Dynamic keys that the backend names: copies of them, and what becomes of a copy that may be of no use."""
 
+import subprocess
 import threading
 from contextlib import contextmanager
 
 from rig.backend import ASSIGN, assigned
-from rig.client import login
+from rig.client import Device, login
+from rig.gateway import BINARY
 from rig.nodes import Node
 from rig.outline import exchange, key_server, state
 from rig.poll import eventually
+from rig.targets import refusing_port
 
 
 @contextmanager
@@ -96,3 +99,26 @@ def test_a_key_of_the_backend_that_a_probe_doubts_is_fetched_before_its_time(run
             good = probed()
             eventually(lambda: probed() > good and state(gateway, "node-1") == 0, 20, "probes have the new key")
             assert serves(gateway, target)
+
+
+def test_a_key_server_that_is_not_trusted_is_told_from_one_that_is_not_there(run, authority, backend, pair_of_nodes, target):
+    near, _ = pair_of_nodes
+    gateway = run(near, GATEWAY_OUTLINE_ASSIGN="backend")
+
+    def told(url):
+        """What the log and `upstream test` say of a key."""
+        backend.assignment = assigned(access_url=url)
+        before = len(gateway.output())
+        with Device(gateway) as device:
+            assert device.ask()["reason"] == "bad_access_key"
+        eventually(lambda: "outline_key_unusable" in gateway.output()[before:], 5, "the log says why")
+        command = [BINARY, "upstream", "test", url, "--target", target.address]
+        tested = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert tested.returncode != 0 and "hunter2" not in gateway.output() + tested.stdout + tested.stderr
+        return gateway.output()[before:], tested.stdout + tested.stderr
+
+    with key_server(authority, lambda: near.key) as url:
+        for words in told(url):
+            assert "has a certificate that is not trusted" in words and "cannot be reached" not in words, words
+    for words in told(f"ssconf://127.0.0.1:{refusing_port()}/hunter2"):
+        assert "cannot be reached" in words and "certificate" not in words, words
