@@ -5,9 +5,9 @@ import threading
 from contextlib import contextmanager
 
 from rig.backend import ASSIGN, assigned
-from rig.client import Device, login
+from rig.client import Device, login, stream_data, stream_open
 from rig.gateway import BINARY
-from rig.nodes import Node
+from rig.nodes import Node, SilentNode, header
 from rig.outline import exchange, key_server, state
 from rig.poll import eventually
 from rig.targets import refusing_port
@@ -99,6 +99,27 @@ def test_a_key_of_the_backend_that_a_probe_doubts_is_fetched_before_its_time(run
             good = probed()
             eventually(lambda: probed() > good and state(gateway, "node-1") == 0, 20, "probes have the new key")
             assert serves(gateway, target)
+
+
+def test_a_session_that_doubts_its_key_waits_for_the_newer_one(run, authority, backend, pair_of_nodes, target):
+    near, _ = pair_of_nodes
+    asked = []
+    with SilentNode() as silent:
+        old = near.key.replace(f":{near.port}/", f":{silent.port}/")
+
+        def document():
+            asked.append(True)
+            return old if len(asked) == 1 else near.key
+
+        # Three streams without an answer are a doubt, and by then the copy is no longer young.
+        with key_of_backend(run, authority, backend, near, document, GATEWAY_OUTLINE_KEY_REFRESH="1h",
+                            GATEWAY_OUTLINE_PROBE_INTERVAL="0", GATEWAY_OUTLINE_FIRST_BYTE_TIMEOUT="6s") as gateway:
+            with login(gateway) as device:
+                for name in "abc":
+                    device.send(stream_open(name), stream_data(name, header(target.address) + b"x"))
+                eventually(lambda: state(gateway, "node-1") == 1, 15, "they have no answer")
+                exchange(device, "d", target)
+    assert len(asked) == 2
 
 
 def test_a_key_server_that_is_not_trusted_is_told_from_one_that_is_not_there(run, authority, backend, pair_of_nodes, target):

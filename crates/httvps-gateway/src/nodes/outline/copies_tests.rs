@@ -237,6 +237,7 @@ async fn the_url_that_nobody_wanted_for_longest_makes_room_unless_it_is_being_fe
         server.answers(Ok(key("a"))).await;
     }
     assert_eq!(server.at_once(1), Some(Ok(key("a"))));
+    server.answers(Ok(key("a"))).await;
     assert!(server.at_once(MAX_SLOTS).is_none());
     server.answers(Ok(key("b"))).await;
     let slots: Vec<_> = lock(&server.copies.slots).keys().cloned().collect();
