@@ -120,7 +120,7 @@ impl Keys {
     }
 }
 
-/// What a dynamic key's server says is a key or an error of few words that repeats no password.
+/// What a dynamic key's server says is a key, or something that is wrong in few words of our own.
 pub(super) struct Document;
 
 impl Decoder for Document {
@@ -177,7 +177,7 @@ impl Decoder for Document {
                 behaviour((key.cipher().name(), key.node().to_string().len(), text.len() / 64))
             }
             Err(words) => {
-                assert!(words.chars().count() <= 300, "{} characters of an error", words.len());
+                assert!(words.chars().count() <= 200, "{} characters of an error", words.len());
                 assert!(!words.contains(char::is_control), "control characters: {words:?}");
                 behaviour((words, text.len() / 128))
             }

@@ -12,12 +12,13 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use std::fmt;
+use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
+use std::{fmt, io};
 
 /// How long a fetch may take in all.
-const DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Most bytes of a document.
 const MAX_DOCUMENT: usize = 64 * 1024;
 
@@ -34,14 +35,18 @@ pub struct Fetcher {
 pub enum FetchError {
     /// No whole answer in time.
     Timeout,
-    /// No connection: refused, no route, no such name, bad certificate.
+    /// No connection: refused, no route, no such name, no TLS.
     Unreachable,
+    /// The certificate is not trusted, has expired, or is of another name.
+    Certificate,
     /// The connection broke or the answer was not HTTP.
     Broken,
     /// A status other than 200.
     Status(u16),
     /// The document is longer than 64 KiB.
     TooLarge,
+    /// Too many keys are being fetched already.
+    Busy,
     /// The document is no key: why.
     Document(String),
 }
@@ -50,21 +55,23 @@ impl fmt::Display for FetchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Timeout => f.write_str("the key's server did not answer in time"),
-            Self::Unreachable => {
-                f.write_str("the key's server cannot be reached, or its certificate is not trusted")
-            }
+            Self::Unreachable => f.write_str("the key's server cannot be reached"),
+            Self::Certificate => f.write_str(
+                "the key's server has a certificate that is not trusted (outline_ca_path or --ca-file names further authorities), has expired or is of another name",
+            ),
             Self::Broken => f.write_str("the key's server broke the answer off"),
             Self::Status(status @ 300..=399) => {
                 write!(f, "the key's server answered {status}; redirects are not followed")
             }
             Self::Status(status) => write!(f, "the key's server answered {status}"),
             Self::TooLarge => f.write_str("the key's document is larger than 64 KiB"),
+            Self::Busy => f.write_str("too many keys are being fetched"),
             Self::Document(problem) => write!(f, "the key's document {problem}"),
         }
     }
 }
 
-impl std::error::Error for FetchError {}
+impl Error for FetchError {}
 
 impl Fetcher {
     /// Prepares to fetch; `ca` is a PEM file of authorities to trust besides those of the system.
@@ -104,7 +111,13 @@ impl Fetcher {
             .body(Empty::new())
             .map_err(|_| FetchError::Broken)?;
         let response = self.http.request(request).await.map_err(|error| {
-            if error.is_connect() { FetchError::Unreachable } else { FetchError::Broken }
+            if is_of_certificate(&error) {
+                FetchError::Certificate
+            } else if error.is_connect() {
+                FetchError::Unreachable
+            } else {
+                FetchError::Broken
+            }
         })?;
         let status = response.status().as_u16();
         if status != 200 {
@@ -118,5 +131,33 @@ impl Fetcher {
         let text = std::str::from_utf8(&bytes)
             .map_err(|_| FetchError::Document("is not UTF-8".to_owned()))?;
         document::read(text).map_err(FetchError::Document)
+    }
+}
+
+/// Whether the server's certificate is behind an error.
+fn is_of_certificate(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return matches!(error, rustls::Error::InvalidCertificate(_));
+        }
+        // The source of an I/O error is that of the error in it, and not that one itself.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_found_behind_errors_of_io() {
+        let wrapped = |error| io::Error::other(io::Error::new(io::ErrorKind::InvalidData, error));
+        let unknown = rustls::CertificateError::UnknownIssuer;
+        assert!(is_of_certificate(&wrapped(rustls::Error::InvalidCertificate(unknown))));
+        assert!(!is_of_certificate(&wrapped(rustls::Error::DecryptError)));
+        assert!(!is_of_certificate(&io::Error::from(io::ErrorKind::ConnectionRefused)));
     }
 }

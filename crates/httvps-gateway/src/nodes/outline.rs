@@ -1,9 +1,10 @@
 //! All nodes of a gateway: the pool, those of the backend, and who gets which.
 
+mod copies;
 mod keys;
 mod pool;
 
-use self::keys::Fetched;
+use self::copies::Copies;
 use self::pool::Entry;
 use super::assignment::Assignment;
 use super::fetch::Fetcher;
@@ -59,10 +60,10 @@ pub(crate) struct Outline {
     metrics: Metrics,
     backend: Arc<BackendClient>,
     dialer: Dialer,
-    fetcher: Fetcher,
+    fetcher: Arc<Fetcher>,
+    copies: Arc<Copies>,
     pool: ArcSwap<Vec<Entry>>,
     known: Mutex<HashMap<Box<str>, Known>>,
-    fetched: Mutex<HashMap<KeyUrl, Fetched>>,
     /// Asks for the dynamic keys of the pool to be fetched before their time.
     refresh_now: Notify,
     is_running: AtomicBool,
@@ -71,6 +72,8 @@ pub(crate) struct Outline {
 struct Known {
     node: Arc<Node>,
     used_at: Instant,
+    /// Where the key came from that the backend gave last, if it was fetched.
+    url: Option<KeyUrl>,
 }
 
 /// Why a session has no node. [`Unavailable::as_str`] is the reason that the client is told.
@@ -115,12 +118,13 @@ impl Outline {
         metrics: Metrics,
         backend: Arc<BackendClient>,
     ) -> Arc<Self> {
+        let fetcher = Arc::new(setup.fetcher);
         let outline = Arc::new(Self {
             dialer: setup.dialer,
-            fetcher: setup.fetcher,
+            copies: keys::copies(&fetcher, &config, &metrics),
+            fetcher,
             pool: ArcSwap::from_pointee(Vec::new()),
             known: Mutex::default(),
-            fetched: Mutex::default(),
             refresh_now: Notify::new(),
             is_running: AtomicBool::new(false),
             config,
@@ -168,22 +172,24 @@ impl Outline {
         region: Option<&str>,
         deadline: Instant,
     ) -> Result<Assigned, Unavailable> {
-        let first = self.find(device_id, region, &[], true, deadline).await?;
+        let first = self.find(device_id, region, &[], true, None, deadline).await?;
         let node_id = first.node().id().into();
         let nodes = SessionNodes::new(self.clone(), device_id.clone(), region, first);
         Ok(Assigned { connector: Arc::new(nodes), node_id })
     }
 
-    /// Gives a session another node than those in `tried`, if there is one.
+    /// Gives a session another node than those in `tried`, or another key than the one in
+    /// `doubted`, if there is one.
     pub(super) async fn replace(
         self: &Arc<Self>,
         device_id: &str,
         region: Option<&str>,
         tried: &[Box<str>],
         may_ask: bool,
+        doubted: Option<&Way>,
         deadline: Instant,
     ) -> Option<Assignment> {
-        self.find(device_id, region, tried, may_ask, deadline).await.ok()
+        self.find(device_id, region, tried, may_ask, doubted, deadline).await.ok()
     }
 
     async fn find(
@@ -192,6 +198,7 @@ impl Outline {
         region: Option<&str>,
         tried: &[Box<str>],
         may_ask: bool,
+        doubted: Option<&Way>,
         deadline: Instant,
     ) -> Result<Assignment, Unavailable> {
         let who = self.config.assigner();
@@ -201,7 +208,7 @@ impl Outline {
         let mut result = Err(Unavailable::NoneAvailable);
         let mut given_by = metrics::Assignment::Backend;
         if who.asks_backend() && may_ask {
-            result = self.ask_backend(device_id, region, deadline).await;
+            result = self.ask_backend(device_id, region, doubted, deadline).await;
             if let Ok(assignment) = &result {
                 let node = assignment.node();
                 let is_tried = tried.iter().any(|id| **id == *node.id());
@@ -228,6 +235,7 @@ impl Outline {
         self: &Arc<Self>,
         device_id: &str,
         region: Option<&str>,
+        doubted: Option<&Way>,
         deadline: Instant,
     ) -> Result<Assignment, Unavailable> {
         let given = match self.backend.assign_outline(device_id, region, deadline).await {
@@ -235,12 +243,13 @@ impl Outline {
             Ok(AssignOutlineResult::NoneAvailable) => return Err(Unavailable::NoneAvailable),
             Err(_) => return Err(Unavailable::Backend),
         };
-        let key = self.key_of(&given, deadline).await.map_err(|problem| {
+        let key = self.key_of(&given, doubted, deadline).await.map_err(|problem| {
             let (node, problem) = (given.node_id.as_str(), problem.as_str());
             tracing::warn!(node, problem, "outline_key_unusable");
             Unavailable::BadKey
-        })?;
-        let node = self.register(&given.node_id).ok_or(Unavailable::NoneAvailable)?;
+        });
+        let (key, url) = key?;
+        let node = self.register(&given.node_id, url).ok_or(Unavailable::NoneAvailable)?;
         let way = Arc::new(Way::Shadowsocks(Client::new(key)));
         if !node.is_in_pool() {
             node.set_assigned();
@@ -253,11 +262,12 @@ impl Outline {
         Ok(Assignment::of_backend(node, way))
     }
 
-    /// The node of this id, known or new; none when there are too many.
-    fn register(self: &Arc<Self>, id: &str) -> Option<Arc<Node>> {
+    /// The node of this id, known or new; none when there are too many. `url` is where the backend's
+    /// key for it came from.
+    fn register(self: &Arc<Self>, id: &str, url: Option<KeyUrl>) -> Option<Arc<Node>> {
         let mut known = lock(&self.known);
         if let Some(known) = known.get_mut(id) {
-            known.used_at = Instant::now();
+            (known.used_at, known.url) = (Instant::now(), url);
             return Some(known.node.clone());
         }
         if known.len() >= MAX_NODES {
@@ -268,7 +278,7 @@ impl Outline {
             return None;
         }
         let node = Arc::new(Node::new(id, self.metrics.node(id), self.thresholds()));
-        known.insert(id.into(), Known { node: node.clone(), used_at: Instant::now() });
+        known.insert(id.into(), Known { node: node.clone(), used_at: Instant::now(), url });
         if self.is_running.load(Ordering::Acquire) {
             self.watch(&node);
         }

@@ -110,7 +110,7 @@ pub(super) async fn run(outline: Weak<Outline>, node: Weak<Node>) {
                 result,
                 Some(Err(NodeError::WrongKey | NodeError::Closed | NodeError::Silent))
             ) {
-                outline.doubt_key(node.id());
+                outline.doubt_key(&node);
             }
             let spacing = interval / 5;
             let trial_at = node.health(super::health::Health::trial_at);

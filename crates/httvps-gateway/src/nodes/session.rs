@@ -216,7 +216,9 @@ impl Shared {
             *asked = Some(now);
         }
         let (device_id, region) = (&*self.device_id, self.region.as_deref());
-        let next = self.outline.replace(device_id, region, tried, may_ask, until).await;
+        let doubted = current.way();
+        let doubted = doubted.as_deref();
+        let next = self.outline.replace(device_id, region, tried, may_ask, doubted, until).await;
         if let Some(next) = next.map(Arc::new)
             && let Some((way, permit)) = pass(&next, tried).or_else(|| last_resort(&next, tried))
         {

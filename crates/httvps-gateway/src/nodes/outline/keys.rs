@@ -1,72 +1,61 @@
 //! The keys of nodes: those that the backend gave, and dynamic ones.
 
-use super::{LINGER, Outline, lock};
+use super::copies::Copies;
+use super::{Outline, lock};
 use crate::backend::OutlineNode;
-use crate::nodes::fetch::FetchError;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::nodes::fetch::Fetcher;
 use crate::nodes::key::{KeyProblem, KeySource, KeyUrl};
 use crate::nodes::node::Node;
 use crate::nodes::way::Way;
 use httvps_shadowsocks::{AccessKey, Client};
+use httvps_upstream::BoxFuture;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Fetched keys of the backend's dynamic keys that are kept.
-const MAX_FETCHED: usize = 4096;
 /// How soon a key is fetched again at the earliest.
-const REFETCH: Duration = Duration::from_secs(5);
-
-/// A key that was fetched for the backend's answers.
-pub(super) struct Fetched {
-    key: AccessKey,
-    at: Instant,
-}
+pub(super) const REFETCH: Duration = Duration::from_secs(5);
 
 impl Outline {
-    /// The key of a node that the backend gave. A dynamic one is fetched, or taken from what was
-    /// fetched lately; the last good copy stands in when that fails.
+    /// The key of a node that the backend gave, and where it was fetched from. `doubted` is a way
+    /// that seems not to work any more: if its key is what there is a copy of, a newer one is
+    /// waited for.
     pub(super) async fn key_of(
         &self,
         node: &OutlineNode,
+        doubted: Option<&Way>,
         deadline: Instant,
-    ) -> Result<AccessKey, String> {
-        let url = match KeySource::of_backend(&node.key).map_err(|problem| problem.to_string())? {
-            KeySource::Static(key) => return Ok(key),
-            KeySource::Proxy(_) => return Err(KeyProblem::NoOutline.to_string()),
-            KeySource::Dynamic(url) => url,
-        };
-        let known = lock(&self.fetched).get(&url).map(|known| (known.key.clone(), known.at));
-        if let Some((key, at)) = &known
-            && at.elapsed() < self.config.outline_key_refresh.min(REFETCH)
-        {
-            return Ok(key.clone());
-        }
-        let fetching = self.fetcher.fetch(&url);
-        let fetched = tokio::time::timeout_at(deadline.into(), fetching).await;
-        match fetched.unwrap_or(Err(FetchError::Timeout)) {
-            Ok(key) => {
-                let mut fetched = lock(&self.fetched);
-                if fetched.len() >= MAX_FETCHED {
-                    fetched.retain(|_, known| known.at.elapsed() < LINGER);
-                }
-                if fetched.len() < MAX_FETCHED {
-                    fetched.insert(url, Fetched { key: key.clone(), at: Instant::now() });
-                }
-                Ok(key)
-            }
-            Err(error) => {
-                self.metrics.outline_key_failures.inc();
-                known.map(|(key, _)| key).ok_or_else(|| error.to_string())
+    ) -> Result<(AccessKey, Option<KeyUrl>), String> {
+        match KeySource::of_backend(&node.key).map_err(|problem| problem.to_string())? {
+            KeySource::Static(key) => Ok((key, None)),
+            KeySource::Proxy(_) => Err(KeyProblem::NoOutline.to_string()),
+            KeySource::Dynamic(url) => {
+                let doubted = doubted.and_then(key_in);
+                let key = self.copies.get(&url, doubted, deadline.into()).await;
+                Ok((key.map_err(|error| error.to_string())?, Some(url)))
             }
         }
     }
 
     /// A probe doubts the key of a node: a dynamic one may have changed.
-    pub(in crate::nodes) fn doubt_key(&self, id: &str) {
-        let pool = self.pool.load();
-        let mut dynamic =
-            pool.iter().filter(|entry| matches!(entry.spec.source, KeySource::Dynamic(_)));
-        if dynamic.any(|entry| entry.spec.id == id) {
-            self.refresh_now.notify_one();
+    pub(in crate::nodes) fn doubt_key(&self, node: &Node) {
+        if node.is_in_pool() {
+            let pool = self.pool.load();
+            let mut dynamic =
+                pool.iter().filter(|entry| matches!(entry.spec.source, KeySource::Dynamic(_)));
+            if dynamic.any(|entry| entry.spec.id == node.id()) {
+                self.refresh_now.notify_one();
+            }
+            return;
+        }
+        let url = lock(&self.known).get(node.id()).and_then(|known| known.url.clone());
+        let way = node.way();
+        if let (Some(url), Some(doubted)) = (url, way.as_deref().and_then(key_in))
+            && let Some(key) = self.copies.newer(&url, doubted)
+            && node.set_way(Arc::new(Way::Shadowsocks(Client::new(key))))
+        {
+            node.probe_now.notify_one();
         }
     }
 
@@ -109,5 +98,24 @@ impl Outline {
                 tracing::warn!(node = node.id(), problem, "outline_key_refresh_failed");
             }
         }
+    }
+}
+
+/// The copies of what the backend's URLs gave.
+pub(super) fn copies(fetcher: &Arc<Fetcher>, config: &Config, metrics: &Metrics) -> Arc<Copies> {
+    let fetcher = fetcher.clone();
+    let fetch = move |url: &KeyUrl| -> BoxFuture<'static, _> {
+        let (fetcher, url) = (fetcher.clone(), url.clone());
+        Box::pin(async move { fetcher.fetch(&url).await })
+    };
+    let failures = metrics.outline_key_failures.clone();
+    Copies::new(config.outline_key_refresh, failures, Box::new(fetch))
+}
+
+/// The key of an Outline node.
+fn key_in(way: &Way) -> Option<&AccessKey> {
+    match way {
+        Way::Shadowsocks(client) => Some(client.key()),
+        Way::Proxy(_) => None,
     }
 }

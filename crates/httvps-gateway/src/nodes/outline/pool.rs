@@ -52,7 +52,7 @@ impl Outline {
         let entries: Vec<_> = specs
             .into_iter()
             .filter_map(|spec| {
-                let node = self.register(&spec.id)?;
+                let node = self.register(&spec.id, None)?;
                 node.set_in_pool(true);
                 let way = match &spec.source {
                     KeySource::Static(key) => Some(Way::Shadowsocks(Client::new(key.clone()))),

@@ -1,0 +1,207 @@
+//! Copies of the dynamic keys that the backend names, and when they are fetched again.
+
+use super::keys::REFETCH;
+use super::lock;
+use crate::nodes::fetch::{self, FetchError};
+use crate::nodes::key::KeyUrl;
+use httvps_shadowsocks::AccessKey;
+use httvps_upstream::BoxFuture;
+use prometheus_client::metrics::counter::Counter;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+/// URLs that are remembered.
+const MAX_SLOTS: usize = 4096;
+/// Fetches that run at one time.
+const MAX_FETCHES: usize = 64;
+/// How long one waits for a newer key with a copy at hand that may be of no use any more.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a failure is told without another try, where there is no copy.
+const FAILURE_KEPT: Duration = Duration::from_secs(1);
+
+type Outcome = Result<AccessKey, FetchError>;
+/// Has the outcome of a fetch when it has ended.
+type Told = watch::Receiver<Option<Outcome>>;
+type Fetch = dyn Fn(&KeyUrl) -> BoxFuture<'static, Outcome> + Send + Sync;
+
+/// The keys behind the URLs that the backend names.
+///
+/// One fetch of a URL runs at a time, in a task of its own: whoever waits for it may go away. It
+/// takes 10 s at the most, its wait for a turn included. Where there is a copy, nobody waits for a
+/// server that hangs, but 2 s where the copy may be of no use.
+pub(super) struct Copies {
+    fetch: Box<Fetch>,
+    failures: Counter,
+    /// How soon after a try the next one comes at the earliest.
+    spacing: Duration,
+    /// How long after a try a copy is good enough to go on with.
+    refresh: Duration,
+    slots: Mutex<HashMap<KeyUrl, Slot>>,
+    turns: Arc<Semaphore>,
+}
+
+struct Slot {
+    /// The last good copy, or why there is none; none while the first fetch runs.
+    known: Option<Outcome>,
+    /// When the last fetch ended.
+    tried_at: Instant,
+    used_at: Instant,
+    fetch: Option<Told>,
+}
+
+impl Slot {
+    /// The fetch that runs. One that panicked has left its channel closed.
+    fn running(&self) -> Option<&Told> {
+        self.fetch.as_ref().filter(|told| told.has_changed().is_ok())
+    }
+}
+
+/// What is there for somebody who wants a key.
+enum Found {
+    Copy(AccessKey),
+    /// A fetch runs; the copy stands in if that fails or takes long.
+    Coming(Told, Option<AccessKey>),
+}
+
+impl Copies {
+    pub(super) fn new(refresh: Duration, failures: Counter, fetch: Box<Fetch>) -> Arc<Self> {
+        Arc::new(Self {
+            fetch,
+            failures,
+            spacing: refresh.min(REFETCH),
+            refresh,
+            slots: Mutex::default(),
+            turns: Arc::new(Semaphore::new(MAX_FETCHES)),
+        })
+    }
+
+    /// The key behind a URL. A copy is had at once, and renewed behind when it is due. Without one
+    /// this waits for the fetch until `deadline`, and for 2 s at the most when the copy is
+    /// `doubted` or nobody tried to renew it for `refresh`. Cancelling it leaves the fetch alone.
+    pub(super) async fn get(
+        self: &Arc<Self>,
+        url: &KeyUrl,
+        doubted: Option<&AccessKey>,
+        deadline: Instant,
+    ) -> Outcome {
+        let (mut told, stand_in) = match self.find(url, doubted)? {
+            Found::Copy(key) => return Ok(key),
+            Found::Coming(told, stand_in) => (told, stand_in),
+        };
+        let patience = Instant::now() + PATIENCE;
+        let until = if stand_in.is_some() { deadline.min(patience) } else { deadline };
+        let outcome = async {
+            let outcome = told.wait_for(Option::is_some).await;
+            outcome.ok().and_then(|outcome| outcome.clone()).unwrap_or(Err(FetchError::Broken))
+        };
+        let outcome = tokio::time::timeout_at(until, outcome).await;
+        outcome.unwrap_or(Err(FetchError::Timeout)).or_else(|error| stand_in.ok_or(error))
+    }
+
+    /// The copy, if it is another key than the doubted one; that is renewed behind when it is due.
+    pub(super) fn newer(self: &Arc<Self>, url: &KeyUrl, doubted: &AccessKey) -> Option<AccessKey> {
+        let mut slots = lock(&self.slots);
+        let slot = slots.get_mut(url)?;
+        match &slot.known {
+            Some(Ok(key)) if key != doubted => return Some(key.clone()),
+            Some(Ok(_)) => self.renew(url, slot),
+            // Whoever wants it fetches it.
+            Some(Err(_)) | None => {}
+        }
+        None
+    }
+
+    fn find(
+        self: &Arc<Self>,
+        url: &KeyUrl,
+        doubted: Option<&AccessKey>,
+    ) -> Result<Found, FetchError> {
+        let now = Instant::now();
+        let mut slots = lock(&self.slots);
+        if slots.len() >= MAX_SLOTS && !slots.contains_key(url) {
+            make_room(&mut slots)?;
+        }
+        let new = Slot { known: None, tried_at: now, used_at: now, fetch: None };
+        let slot = slots.entry(url.clone()).or_insert(new);
+        slot.used_at = now;
+        let age = now - slot.tried_at;
+        match slot.known.clone() {
+            Some(Ok(key)) => {
+                self.renew(url, slot);
+                let is_trusted = age < self.refresh && doubted != Some(&key);
+                Ok(match slot.running() {
+                    Some(told) if !is_trusted => Found::Coming(told.clone(), Some(key)),
+                    _ => Found::Copy(key),
+                })
+            }
+            Some(Err(error)) if slot.running().is_none() && age < FAILURE_KEPT => Err(error),
+            Some(Err(_)) | None => {
+                let told = slot.running().cloned();
+                Ok(Found::Coming(told.unwrap_or_else(|| self.start(url, slot, None)), None))
+            }
+        }
+    }
+
+    /// Starts a fetch behind if it is due and has its turn at once.
+    fn renew(self: &Arc<Self>, url: &KeyUrl, slot: &mut Slot) {
+        if slot.running().is_none()
+            && slot.tried_at.elapsed() >= self.spacing
+            && let Ok(turn) = self.turns.clone().try_acquire_owned()
+        {
+            self.start(url, slot, Some(turn));
+        }
+    }
+
+    fn start(
+        self: &Arc<Self>,
+        url: &KeyUrl,
+        slot: &mut Slot,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Told {
+        let (tell, told) = watch::channel(None);
+        slot.fetch = Some(told.clone());
+        let (copies, url) = (self.clone(), url.clone());
+        tokio::spawn(async move {
+            let fetching = async {
+                let _turn = match turn {
+                    Some(turn) => Ok(turn),
+                    None => copies.turns.clone().acquire_owned().await,
+                };
+                (copies.fetch)(&url).await
+            };
+            let outcome = tokio::time::timeout(fetch::DEADLINE, fetching).await;
+            let outcome = outcome.unwrap_or(Err(FetchError::Timeout));
+            copies.note(&url, &outcome);
+            tell.send_replace(Some(outcome));
+        });
+        told
+    }
+
+    fn note(&self, url: &KeyUrl, outcome: &Outcome) {
+        if outcome.is_err() {
+            self.failures.inc();
+        }
+        if let Some(slot) = lock(&self.slots).get_mut(url) {
+            slot.tried_at = Instant::now();
+            slot.fetch = None;
+            if outcome.is_ok() || !matches!(slot.known, Some(Ok(_))) {
+                slot.known = Some(outcome.clone());
+            }
+        }
+    }
+}
+
+/// Forgets the URL that nobody wanted for the longest time. Looks at all of them.
+fn make_room(slots: &mut HashMap<KeyUrl, Slot>) -> Result<(), FetchError> {
+    let idle = slots.iter().filter(|(_, slot)| slot.running().is_none());
+    let oldest = idle.min_by_key(|(_, slot)| slot.used_at).map(|(url, _)| url.clone());
+    slots.remove(&oldest.ok_or(FetchError::Busy)?);
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "copies_tests.rs"]
+mod tests;

@@ -1,0 +1,291 @@
+use super::*;
+use crate::nodes::key::KeySource;
+use futures_util::FutureExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+const REFRESH: Duration = Duration::from_mins(10);
+
+/// A server of keys that answers when the test says so, and counts what it was asked.
+struct Server {
+    copies: Arc<Copies>,
+    failures: Counter,
+    asked: Arc<Mutex<Vec<oneshot::Sender<Outcome>>>>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Server {
+    fn new() -> Self {
+        let (failures, asked) = (Counter::default(), Arc::new(Mutex::new(Vec::new())));
+        let count = Arc::new(AtomicUsize::new(0));
+        let (asking, counting) = (asked.clone(), count.clone());
+        let fetch = move |_: &KeyUrl| -> BoxFuture<'static, Outcome> {
+            let (answer, answered) = oneshot::channel();
+            lock(&asking).push(answer);
+            counting.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { answered.await.expect("a test that answers, or hangs") })
+        };
+        let copies = Copies::new(REFRESH, failures.clone(), Box::new(fetch));
+        Self { copies, failures, asked, count }
+    }
+
+    /// One that has given a key for the first URL.
+    async fn with_copy() -> Self {
+        let server = Self::new();
+        let first = server.get(1);
+        server.answers(Ok(key("old"))).await;
+        assert_eq!(first.await.unwrap(), Ok(key("old")));
+        server
+    }
+
+    fn count(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Answers the request that came last.
+    async fn answers(&self, outcome: Outcome) {
+        pause().await;
+        let answer = lock(&self.asked).pop().expect("a request");
+        let _ = answer.send(outcome);
+        pause().await;
+    }
+
+    /// A handshake with its deadline.
+    fn get(&self, number: usize) -> tokio::task::JoinHandle<Outcome> {
+        let (copies, deadline) = (self.copies.clone(), in_10_s());
+        tokio::spawn(async move { copies.get(&url(number), None, deadline).await })
+    }
+
+    /// What a handshake gets without any waiting.
+    fn at_once(&self, number: usize) -> Option<Outcome> {
+        self.copies.get(&url(number), None, in_10_s()).now_or_never()
+    }
+
+    /// What a session gets that doubts a key.
+    async fn doubting(&self, doubted: &str) -> Outcome {
+        self.copies.get(&url(1), Some(&key(doubted)), in_10_s()).await
+    }
+}
+
+fn in_10_s() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+fn url(number: usize) -> KeyUrl {
+    match KeySource::parse(&format!("ssconf://keys.example/{number}")) {
+        Ok(KeySource::Dynamic(url)) => url,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn key(password: &str) -> AccessKey {
+    AccessKey::from_parts("192.0.2.1", 8388, "aes-256-gcm", password).unwrap()
+}
+
+/// Lets the tasks run.
+async fn pause() {
+    sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_had_at_once_and_renewed_behind() {
+    let server = Server::with_copy().await;
+    sleep(REFETCH / 2).await;
+    assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+    pause().await;
+    assert_eq!(server.count(), 1, "a young copy needs no fetch");
+    sleep(REFETCH).await;
+    for _ in 0..3 {
+        assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+        pause().await;
+        assert_eq!(server.count(), 2, "one fetch at a time");
+    }
+    server.answers(Ok(key("new"))).await;
+    assert_eq!(server.at_once(1), Some(Ok(key("new"))));
+    pause().await;
+    assert_eq!(server.count(), 2, "and one try in a while");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_or_fails_is_asked_once_in_a_while_and_holds_up_nobody() {
+    let server = Server::with_copy().await;
+    for failed in 1..10 {
+        sleep(REFETCH).await;
+        assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+        if failed % 2 == 0 {
+            server.answers(Err(FetchError::Status(500))).await;
+        } else {
+            sleep(fetch::DEADLINE / 2).await;
+            assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+            sleep(fetch::DEADLINE / 2).await;
+            pause().await;
+        }
+        assert_eq!(server.failures.get(), failed);
+        assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+        pause().await;
+        assert_eq!(server.count() as u64, failed + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_fetch_is_shared_and_outlives_who_waits_for_it() {
+    let server = Server::new();
+    let (first, second, third) = (server.get(1), server.get(1), server.get(1));
+    pause().await;
+    first.abort();
+    assert!(first.await.is_err());
+    assert_eq!(server.count(), 1);
+    server.answers(Ok(key("a"))).await;
+    assert_eq!(second.await.unwrap(), Ok(key("a")));
+    assert_eq!(third.await.unwrap(), Ok(key("a")));
+    // All of them may go.
+    let only = server.get(2);
+    pause().await;
+    only.abort();
+    server.answers(Ok(key("b"))).await;
+    assert_eq!(server.at_once(2), Some(Ok(key("b"))));
+    assert_eq!(server.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_fetch_that_fails_is_told_to_all_and_for_a_second() {
+    let server = Server::new();
+    let (first, second) = (server.get(1), server.get(1));
+    server.answers(Err(FetchError::Status(404))).await;
+    assert_eq!(first.await.unwrap(), Err(FetchError::Status(404)));
+    assert_eq!(second.await.unwrap(), Err(FetchError::Status(404)));
+    assert_eq!(server.at_once(1), Some(Err(FetchError::Status(404))));
+    assert_eq!((server.count(), server.failures.get()), (1, 1));
+    sleep(FAILURE_KEPT).await;
+    let third = server.get(1);
+    server.answers(Ok(key("a"))).await;
+    assert_eq!(third.await.unwrap(), Ok(key("a")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_waits_until_its_own_deadline_and_the_next_for_the_same_fetch() {
+    let server = Server::new();
+    let soon = Instant::now() + Duration::from_secs(1);
+    assert_eq!(server.copies.get(&url(1), None, soon).await, Err(FetchError::Timeout));
+    assert_eq!(Instant::now(), soon);
+    let next = server.get(1);
+    sleep(PATIENCE * 2).await;
+    assert_eq!(server.count(), 1);
+    server.answers(Ok(key("a"))).await;
+    assert_eq!(next.await.unwrap(), Ok(key("a")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_doubts_the_copy_waits_for_another_one() {
+    let server = Server::with_copy().await;
+    assert_eq!(server.doubting("old").await, Ok(key("old")), "it was fetched just now");
+    sleep(REFETCH).await;
+    let (copies, deadline) = (server.copies.clone(), in_10_s());
+    let doubting =
+        tokio::spawn(async move { copies.get(&url(1), Some(&key("old")), deadline).await });
+    pause().await;
+    assert_eq!(server.at_once(1), Some(Ok(key("old"))), "others do not wait");
+    server.answers(Ok(key("new"))).await;
+    assert_eq!(doubting.await.unwrap(), Ok(key("new")));
+    sleep(REFETCH).await;
+    let others = server.copies.get(&url(1), Some(&key("old")), in_10_s()).now_or_never();
+    assert_eq!(others, Some(Ok(key("new"))), "the copy is another key already");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_may_be_of_no_use_stands_in_for_a_server_that_hangs() {
+    let server = Server::with_copy().await;
+    sleep(REFETCH).await;
+    let start = Instant::now();
+    assert_eq!(server.doubting("old").await, Ok(key("old")));
+    assert_eq!(start.elapsed(), PATIENCE);
+    server.answers(Err(FetchError::Broken)).await;
+    // Nobody wanted it for long: it may have changed meanwhile.
+    sleep(REFRESH).await;
+    let start = Instant::now();
+    assert_eq!(server.get(1).await.unwrap(), Ok(key("old")));
+    assert_eq!(start.elapsed(), PATIENCE);
+    // Now it is known that no newer one is to be had.
+    sleep(fetch::DEADLINE + REFETCH).await;
+    assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+    pause().await;
+    assert_eq!(server.count(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_doubts_a_key_has_it_fetched() {
+    let server = Server::new();
+    assert!(server.copies.newer(&url(1), &key("old")).is_none());
+    assert!(server.at_once(1).is_none());
+    server.answers(Ok(key("old"))).await;
+    sleep(REFETCH).await;
+    assert!(server.copies.newer(&url(1), &key("old")).is_none());
+    server.answers(Ok(key("new"))).await;
+    assert_eq!(server.copies.newer(&url(1), &key("old")), Some(key("new")));
+    assert_eq!(server.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_url_that_nobody_wanted_for_longest_makes_room_unless_it_is_being_fetched() {
+    let server = Server::new();
+    let busy = server.get(0);
+    pause().await;
+    let held = lock(&server.asked).pop().unwrap();
+    for number in 1..MAX_SLOTS {
+        assert!(server.at_once(number).is_none());
+        server.answers(Ok(key("a"))).await;
+    }
+    assert_eq!(server.at_once(1), Some(Ok(key("a"))));
+    server.answers(Ok(key("a"))).await;
+    assert!(server.at_once(MAX_SLOTS).is_none());
+    server.answers(Ok(key("b"))).await;
+    let slots: Vec<_> = lock(&server.copies.slots).keys().cloned().collect();
+    assert_eq!(slots.len(), MAX_SLOTS);
+    assert!(!slots.contains(&url(2)) && [0, 1, MAX_SLOTS].iter().all(|n| slots.contains(&url(*n))));
+    held.send(Ok(key("c"))).unwrap();
+    assert_eq!(busy.await.unwrap(), Ok(key("c")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_url_makes_room_while_it_is_being_fetched() {
+    let server = Server::new();
+    for number in 0..MAX_SLOTS {
+        assert!(server.at_once(number).is_none());
+    }
+    assert_eq!(server.at_once(MAX_SLOTS), Some(Err(FetchError::Busy)));
+    sleep(fetch::DEADLINE).await;
+    pause().await;
+    assert!(server.at_once(MAX_SLOTS).is_none(), "they have failed, and one makes room");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fetches_wait_for_their_turn_and_copies_are_had_meanwhile() {
+    let server = Server::with_copy().await;
+    sleep(REFETCH).await;
+    let first: Vec<_> = (2..MAX_FETCHES + 3).map(|number| server.get(number)).collect();
+    pause().await;
+    assert_eq!(server.count(), 1 + MAX_FETCHES);
+    assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+    assert_eq!(server.doubting("old").await, Ok(key("old")));
+    server.answers(Ok(key("a"))).await;
+    assert_eq!(server.count(), 2 + MAX_FETCHES, "the one that waited has its turn");
+    sleep(fetch::DEADLINE).await;
+    for outcome in first {
+        assert!(matches!(outcome.await.unwrap(), Ok(_) | Err(FetchError::Timeout)));
+    }
+    assert_eq!(server.failures.get(), MAX_FETCHES as u64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_panics_leaves_no_slot_stuck() {
+    let server = Server::new();
+    let first = server.get(1);
+    pause().await;
+    // Its fetch expects an answer.
+    lock(&server.asked).clear();
+    assert_eq!(first.await.unwrap(), Err(FetchError::Broken));
+    let second = server.get(1);
+    server.answers(Ok(key("a"))).await;
+    assert_eq!(second.await.unwrap(), Ok(key("a")));
+}
