@@ -1,6 +1,7 @@
 //! Keys: where a proxy is, what it speaks, and whom it lets in.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use httvps_proto::Target;
 use percent_encoding::percent_decode_str;
@@ -109,11 +110,13 @@ impl ProxyKey {
         Ok(Stream::new(io, early))
     }
 
-    /// Asks for datagrams over a connection that was greeted. Gives where to send them, which is at the proxy's own
-    /// address if `None` stands for the host; they pass for as long as `io` is open.
+    /// Asks for datagrams over a connection that was greeted. Gives where to send them: address and port, `None`
+    /// standing for the proxy's own address, as it does where the proxy names a host. They pass for as long as `io` is
+    /// open. The address is whatever the proxy says; whether to send anything there is for the caller to judge.
     ///
-    /// [`Error::Unsupported`] is the answer of an HTTP proxy, and of a SOCKS5 one that does not offer them.
-    pub async fn associate<S>(&self, io: &mut S) -> Result<(Option<httvps_proto::Host>, u16), Error>
+    /// [`Error::Unsupported`] is the answer of an HTTP proxy, and of a SOCKS5 one that does not offer them or names
+    /// port 0.
+    pub async fn associate<S>(&self, io: &mut S) -> Result<(Option<IpAddr>, u16), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {

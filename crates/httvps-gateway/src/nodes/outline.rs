@@ -19,7 +19,7 @@ use crate::config::{Config, UpstreamMode};
 use crate::metrics::{self, Metrics};
 use arc_swap::ArcSwap;
 use httvps_shadowsocks::Client;
-use httvps_upstream::Connector;
+use httvps_upstream::{Connector, EgressPolicy};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +49,8 @@ impl OutlineSetup {
         let ca = config.outline_ca_path.as_deref();
         let named = |problem| format!("outline_ca_path: {problem}");
         let fetcher = Fetcher::new(ca).map_err(named)?;
-        Ok(Self { specs, fetcher, dialer: Dialer::new(ca).map_err(named)? })
+        let relays = EgressPolicy::new(config.egress_allow.clone());
+        Ok(Self { specs, fetcher, dialer: Dialer::new(ca, relays).map_err(named)? })
     }
 }
 

@@ -254,7 +254,7 @@ impl Failure {
     fn of(error: NodeError) -> Self {
         match error {
             NodeError::Target(error) => Self::Stream(error),
-            NodeError::Unsupported => Self::Stream(ConnectError::NotOffered),
+            NodeError::Unsupported | NodeError::Relay => Self::Stream(ConnectError::NotOffered),
             // The time for the whole stream is over.
             NodeError::Silent => Self::Stream(ConnectError::TimedOut),
             // Our own shortage; another node would not help.
@@ -274,7 +274,7 @@ impl From<Failure> for ConnectError {
     }
 }
 
-/// Notes what a node did with a stream after it was dialled.
+/// Notes what a node did with a stream after it was dialled, which is a dial that went well.
 ///
 /// Clients choose targets, and no answer about a target is a failure of the node. That it ends the
 /// connection, is silent, or wants a password is a doubt, as with a stream that gets no answer: an
@@ -286,12 +286,8 @@ pub(super) fn judge<T>(
     latency: Duration,
     started: Result<T, NodeError>,
 ) -> Result<T, Failure> {
-    if let Err(NodeError::Unreachable(error)) = &started {
-        permit.dial_failed(*error);
-    } else {
-        permit.node().dialed(Ok(latency));
-        permit.settle();
-    }
+    permit.node().dialed(Ok(latency));
+    permit.settle();
     if let Err(
         NodeError::Closed
         | NodeError::OtherProtocol
