@@ -1,11 +1,11 @@
-"""Datagrams by way of proxies: relays that a proxy lies about."""
+"""Datagrams by way of proxies: relays that a proxy lies about, and pools of several kinds."""
 
 import socket
 
 import pytest
 
-from rig.nodes import pool_file
-from rig.proxies import LyingSocks
+from rig.nodes import header, pool_file
+from rig.proxies import Dante, LyingSocks, Microsocks, Tinyproxy
 from rig.targets import UdpTarget, udp_echo
 from rig.v2 import enter
 
@@ -100,3 +100,40 @@ def test_a_relay_that_the_operator_allows_is_used(run):
             answered(device, "192.0.2.1:53")
             proxy.relay = of("127.0.0.3", relay.port)
             assert refused(device, "192.0.2.1:53", b"for nobody") == "unsupported"
+
+
+def test_a_session_of_an_http_proxy_has_its_datagrams_by_another_node(run, tmp_path, target):
+    """Its streams stay where they are, and so do its datagrams until their node fails."""
+    with (Tinyproxy("http", tmp_path) as http, Dante("one", tmp_path) as one, Dante("two", tmp_path) as two,
+          UdpTarget(udp_echo) as udp):
+        one.more = two.more = {"priority": 1}
+        gateway = run(http, one, two, GATEWAY_OUTLINE_DOWN_FAILURES="1", GATEWAY_OUTLINE_COOLDOWN="60s")
+        with enter(gateway) as device:
+            for _ in range(6):
+                first = answered(device, udp.address)
+            free = device.open_datagrams("", header(udp.address) + b"hello")
+            device.pump(lambda: device.streams[free].datagrams == [header(udp.address) + b"hello"])
+            passes(device, target)
+            kept, other = (one, two) if dials(gateway, "one") else (two, one)
+            assert [dials(gateway, node.node_id) for node in (http, kept, other)] == [1, 7, 0]
+            assert gateway.metric("outline_active_streams", node=kept.node_id) == 7
+            kept.stop()
+            device.pump(lambda: device.streams[first].reset is not None)
+            assert refused(device, udp.address) == "unreachable", "that stream shows that the node is down"
+            answered(device, udp.address)
+            passes(device, target)
+            assert [dials(gateway, node.node_id) for node in (http, kept, other)] == [2, 7, 1]
+            assert gateway.metric("outline_moves_total") == 0
+            other.stop()
+            assert refused(device, udp.address) == "unreachable"
+
+
+def test_datagrams_stay_at_a_node_that_may_carry_them(run, tmp_path, target):
+    """Whether a SOCKS5 proxy does shows only when it is asked, and then the stream is not moved."""
+    with Microsocks("node", tmp_path) as proxy, Dante("other", tmp_path) as other, UdpTarget(udp_echo) as udp:
+        other.more = {"priority": 1}
+        gateway = run(proxy, other)
+        with enter(gateway) as device:
+            assert refused(device, udp.address) == "unsupported"
+            passes(device, target)
+        assert (state(gateway), dials(gateway, "other")) == (0, 0)

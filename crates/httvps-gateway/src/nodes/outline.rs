@@ -187,6 +187,11 @@ impl Outline {
         self.find(device_id, region, tried, may_ask, deadline).await.ok()
     }
 
+    /// A node of the pool that carries datagrams, for a session whose own does not.
+    pub(super) fn for_datagrams(&self, region: Option<&str>) -> Option<Assignment> {
+        self.choose(region, &[], Way::carries_datagrams).map(Assignment::of_pool)
+    }
+
     async fn find(
         self: &Arc<Self>,
         device_id: &str,
@@ -215,7 +220,7 @@ impl Outline {
         }
         if result.is_err() && who.uses_pool() {
             given_by = metrics::Assignment::Pool;
-            let from_pool = self.choose(region, tried).map(Assignment::of_pool);
+            let from_pool = self.choose(region, tried, |_| true).map(Assignment::of_pool);
             result = from_pool.ok_or(result.err().unwrap_or(Unavailable::NoneAvailable));
         }
         self.metrics.outline_assignments.inc(match &result {

@@ -152,6 +152,11 @@ impl Way {
         }
     }
 
+    /// Whether nodes of this kind carry datagrams. A SOCKS5 proxy may turn out not to.
+    pub(super) fn carries_datagrams(&self) -> bool {
+        self.dials_for_datagrams().is_some()
+    }
+
     /// Whether datagrams need a connection of [`Self::dial`] to begin with; none when the node does
     /// not carry them.
     pub(super) fn dials_for_datagrams(&self) -> Option<bool> {
