@@ -1,4 +1,4 @@
-"""Proxies as nodes: microsocks and Dante (SOCKS5), tinyproxy (HTTP CONNECT), each a process; and both protocols by hand."""
+"""Proxies as nodes: microsocks and Dante (SOCKS5), tinyproxy and squid (HTTP CONNECT), each a process; and both protocols by hand."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from .process import Process
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-PACKAGES = {"microsocks": "microsocks", "danted": "dante-server", "tinyproxy": "tinyproxy"}
+PACKAGES = {"microsocks": "microsocks", "danted": "dante-server", "tinyproxy": "tinyproxy", "squid": "squid"}
 
 
 def program(name):
@@ -76,6 +76,32 @@ class Tinyproxy(Proxy):
         login = "" if self.user is None else f"BasicAuth {self.user} {self.password}\n"
         config.write_text(f"Port {self.port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 100\nLogLevel Info\n{login}{self.lines}")
         return [program("tinyproxy"), "-d", "-c", str(config)]
+
+
+class Squid(Proxy):
+    """HTTP CONNECT with or without a password; no cache, one process. `lines` go in front of its rules."""
+
+    scheme = "http"
+
+    def __init__(self, *args, lines=""):
+        self.lines = lines
+        super().__init__(*args)
+
+    def command(self):
+        config, folder = self.folder / f"{self.node_id}.conf", self.folder
+        lines, allowed = [self.lines], "all"
+        if self.user is not None:
+            # Squid's own programs look into files that the user whom it becomes may not read, and are elsewhere on each system.
+            check = f"/bin/sed -u -e s/^{self.user}.{self.password}$/OK/ -e t -e s/.*/ERR/"
+            lines += [f"auth_param basic program {check}", "auth_param basic children 1", "acl known proxy_auth REQUIRED"]
+            allowed = "known"
+        lines += [f"http_access allow {allowed}", "http_access deny all", f"http_port 127.0.0.1:{self.port}",
+                  "cache deny all", "cache_mem 0", "workers 1", "pinger_enable off", "shutdown_lifetime 0",
+                  "connect_timeout 5 seconds", "access_log none", "cache_log /dev/stderr", "cache_store_log none",
+                  f"pid_filename {folder / self.node_id}.pid", f"coredump_dir {folder}", "netdb_filename none",
+                  "max_filedescriptors 1024", "cache_effective_user proxy" if os.getuid() == 0 else ""]
+        config.write_text("\n".join(lines) + "\n")
+        return [program("squid"), "-N", "-f", str(config)]
 
 
 class ByHand:
