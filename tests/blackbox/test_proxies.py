@@ -11,7 +11,7 @@ from rig.client import Device, login, stream_data, stream_open
 from rig.gateway import BINARY, run_to_exit
 from rig.nodes import Node, SilentNode, header, pool_file
 from rig.poll import eventually
-from rig.proxies import ConnectProxy, Dante, Microsocks, Tinyproxy
+from rig.proxies import ConnectProxy, Dante, Microsocks, Squid, Tinyproxy
 from rig.targets import Target, UdpTarget, echo, refusing_port, source, udp_echo
 from rig.v2 import enter
 
@@ -44,6 +44,8 @@ KINDS = {
     "dante": lambda folder: Dante("node", folder),
     "tinyproxy": lambda folder: Tinyproxy("node", folder),
     "tinyproxy-password": lambda folder: Tinyproxy("node", folder, USER, PASSWORD),
+    "squid": lambda folder: Squid("node", folder),
+    "squid-password": lambda folder: Squid("node", folder, USER, PASSWORD),
 }
 
 
@@ -96,7 +98,7 @@ def test_the_second_format_has_streams(run, proxy, target):
         assert bytes(device.streams[stream].received) == payload
 
 
-@pytest.mark.parametrize("kind", ["microsocks-password", "tinyproxy-password"])
+@pytest.mark.parametrize("kind", ["microsocks-password", "tinyproxy-password", "squid-password"])
 @pytest.mark.parametrize("login_as", ["wrong", "none"])
 def test_a_wrong_password_takes_the_node_down(run, tmp_path, kind, login_as):
     with KINDS[kind](tmp_path) as proxy:
@@ -119,12 +121,29 @@ def test_a_target_that_refuses_is_no_fault_of_the_node(run, proxy, target):
         for _ in range(5):
             stream = device.open(f"127.0.0.1:{refusing_port()}")
             device.pump(lambda: device.streams[stream].reset is not None)
-            # tinyproxy says 500 whatever happened.
+            # tinyproxy says 500 whatever happened, squid 503.
             assert device.streams[stream].reset in ({"unreachable"} if proxy.scheme == "http" else {"refused"})
         stream = device.open(target.address, b"fine")
         device.pump(lambda: bytes(device.streams[stream].received) == b"fine")
     assert state(gateway) == 0
     assert gateway.metric("outline_dials_total", node="node", result="failed") == 0
+
+
+def test_what_squid_refuses_is_no_fault_of_the_node(run, tmp_path, target):
+    """403 by its rules, 503 where nothing listens."""
+    rules = "acl secret dstdomain .secret.example\nhttp_access deny secret\n"
+    with Squid("node", tmp_path, USER, PASSWORD, lines=rules) as node:
+        gateway = run(node, GATEWAY_OUTLINE_DOWN_FAILURES="1")
+        with enter(gateway) as device:
+            for _ in range(4):
+                for name, why in [("a.secret.example:443", "denied"), (f"127.0.0.1:{refusing_port()}", "unreachable")]:
+                    stream = device.open(name)
+                    device.pump(lambda: device.streams[stream].reset is not None)
+                    assert device.streams[stream].reset == why, name
+            stream = device.open(target.address, b"fine")
+            device.pump(lambda: bytes(device.streams[stream].received) == b"fine")
+        assert state(gateway) == 0
+        assert gateway.metric("outline_dials_total", node="node", result="failed") == 0
 
 
 @pytest.mark.parametrize("probes", [{}, PROBES], ids=["without-probes", "with-probes"])

@@ -49,6 +49,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "httvps-proto",
             "httvps-transport",
             "httvps-shadowsocks",
+            "httvps-proxies",
             "httvps-client",
             "httvps-gateway",
         ],

@@ -1,6 +1,7 @@
 //! Keys: where a proxy is, what it speaks, and whom it lets in.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use httvps_proto::Target;
 use percent_encoding::percent_decode_str;
@@ -44,8 +45,9 @@ pub(crate) struct Credentials {
 
 impl ProxyKey {
     /// Reads `socks5://[user:password@]host:port`, `http://…` or `https://…`, at most 4,096 bytes long. The port must
-    /// be there. User and password are percent-encoded where they have `@`, `:`, `/`, `?`, `#` or `%` in them. A `/` at
-    /// the end and a `#name` are ignored.
+    /// be there. User and password are percent-encoded where they have `@`, `:`, `/`, `?`, `#` or `%` in them; a `/`,
+    /// `?` or `#` as it is would end the host for other readers of URLs, so it is refused. A `/` at the end and a
+    /// `#name` without `@` are ignored.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
         let text = text.trim_ascii();
         if text.len() > MAX_KEY_LEN {
@@ -56,12 +58,16 @@ impl ProxyKey {
             .into_iter()
             .find(|kind| kind.scheme().eq_ignore_ascii_case(scheme))
             .ok_or(KeyError::Scheme)?;
-        let rest = rest.split('#').next().unwrap_or_default();
+        let (rest, name) = rest.split_once('#').unwrap_or((rest, ""));
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (user_info, node) = match rest.rsplit_once('@') {
             Some((user_info, node)) => (Some(user_info), node),
             None => (None, rest),
         };
+        // With a # in a password the user would be taken for the proxy, and the rest of the password for a name.
+        if name.contains('@') || user_info.is_some_and(|info| info.contains(['/', '?'])) {
+            return Err(KeyError::Unescaped);
+        }
         if node.contains(['/', '?']) {
             return Err(KeyError::Path);
         }
@@ -109,11 +115,13 @@ impl ProxyKey {
         Ok(Stream::new(io, early))
     }
 
-    /// Asks for datagrams over a connection that was greeted. Gives where to send them, which is at the proxy's own
-    /// address if `None` stands for the host; they pass for as long as `io` is open.
+    /// Asks for datagrams over a connection that was greeted. Gives where to send them: address and port, `None`
+    /// standing for the proxy's own address, as it does where the proxy names a host. They pass for as long as `io` is
+    /// open. The address is whatever the proxy says; whether to send anything there is for the caller to judge.
     ///
-    /// [`Error::Unsupported`] is the answer of an HTTP proxy, and of a SOCKS5 one that does not offer them.
-    pub async fn associate<S>(&self, io: &mut S) -> Result<(Option<httvps_proto::Host>, u16), Error>
+    /// [`Error::Unsupported`] is the answer of an HTTP proxy, and of a SOCKS5 one that does not offer them or names
+    /// port 0.
+    pub async fn associate<S>(&self, io: &mut S) -> Result<(Option<IpAddr>, u16), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -211,6 +219,12 @@ mod tests {
             ("socks5://:hunter2@h:1", "user"),
             ("http://a%3Ab:hunter2@h:1", "colon"),
             ("http://ann:hunter2%0d%0aX@h:1", "control character"),
+            ("https://ann:123#hunter2@p:443", "# is written %23"),
+            ("socks5://ann:hunter2@h:1#b@p:443", "# is written %23"),
+            ("http://ann:1/hunter2@p:443", "/ %2F"),
+            ("socks5://ann:1?hunter2@p:443", "? %3F"),
+            ("socks5://ann:hunter2@h:1/@p:443", "/ %2F"),
+            ("socks5://hunter2@h:1?@p:443", "? %3F"),
             ("socks5://hunter2@h:1", "needs a password"),
             (&long, "longer than 255"),
             (&"x".repeat(4097), "longer than 4096"),

@@ -13,6 +13,8 @@ pub enum KeyError {
     Scheme,
     /// Something behind host and port.
     Path,
+    /// A `/`, `?` or `#` before an `@`: of a user or password, as it is.
+    Unescaped,
     /// Host and port are no target.
     Node(TargetError),
     /// No user before the `@`, or a colon or control character in it.
@@ -31,6 +33,9 @@ impl fmt::Display for KeyError {
             Self::TooLong => f.write_str("it is longer than 4096 bytes"),
             Self::Scheme => f.write_str("it begins with none of socks5://, http:// and https://"),
             Self::Path => f.write_str("a proxy has nothing behind HOST:PORT"),
+            Self::Unescaped => f.write_str(
+                "in user and password # is written %23, / %2F, ? %3F and @ %40 (in a #name @ is %40 too)",
+            ),
             Self::Node(error) => write!(f, "the proxy's address: {error}"),
             Self::User => f.write_str(
                 "the user before the @ is empty, or has a colon or a control character in it",

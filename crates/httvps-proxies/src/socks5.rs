@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use httvps_proto::Target;
 use httvps_proto::address::{self, ADDRESS_MAX};
-use httvps_proto::{Host, Target};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
@@ -72,23 +72,19 @@ where
     request(io, CONNECT, Some(target)).await.map(drop)
 }
 
-/// Asks for datagrams; gives where the proxy takes them, no host standing for the proxy's own.
-pub(crate) async fn associate<S>(io: &mut S) -> Result<(Option<Host>, u16), Error>
+/// Asks for datagrams; gives where the proxy takes them, no address standing for the proxy's own. So does a name: the
+/// proxy would choose whom we ask for it.
+pub(crate) async fn associate<S>(io: &mut S) -> Result<(Option<IpAddr>, u16), Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // What this host sends from shows at the proxy: behind a translation of addresses we could not say.
     let bound = request(io, ASSOCIATE, None).await?;
-    let port = bound.last_chunk().map_or(0, |port| u16::from_be_bytes(*port));
-    if port == 0 {
-        return Err(Error::NotAProxy);
+    let (relay, _) = address::split(&bound).ok_or(Error::NotAProxy)?;
+    if relay.port == 0 {
+        return Err(Error::Unsupported);
     }
-    let is_unspecified = |ip: IpAddr| ip.to_canonical().is_unspecified();
-    if address::split(&bound).is_some_and(|(bound, _)| bound.ip.is_some_and(is_unspecified)) {
-        return Ok((None, port));
-    }
-    let target = address::decode(&bound).ok_or(Error::NotAProxy)?;
-    Ok((Some(target.host), port))
+    Ok((relay.ip.filter(|ip| !ip.is_unspecified()), relay.port))
 }
 
 /// Sends a request and reads the answer; gives the address header in it.
@@ -202,22 +198,25 @@ mod tests {
     async fn the_relay_of_datagrams_is_where_the_proxy_says() {
         const ASK: &[u8] = &[5, 3, 0, 1, 0, 0, 0, 0, 0, 0];
         for (answer, expected) in [
-            (&[5, 0, 0, 1, 192, 0, 2, 1, 4, 56][..], Some((Some("192.0.2.1"), 1080))),
+            (&[5, 0, 0, 1, 192, 0, 2, 1, 4, 56][..], Some((Some("192.0.2.1"), 1080_u16))),
             (&[5, 0, 0, 1, 0, 0, 0, 0, 4, 56], Some((None, 1080))),
             (b"\x05\0\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x04\x38", Some((None, 1080))),
-            (b"\x05\0\0\x03\x05x.org\x04\x38", Some((Some("x.org"), 1080))),
-            (&[5, 0, 0, 1, 192, 0, 2, 1, 0, 0], None),
+            (b"\x05\0\0\x04\0\0\0\0\0\0\0\0\0\0\xff\xff\0\0\0\0\x04\x38", Some((None, 1080))),
+            (b"\x05\0\0\x03\x05x.org\x04\x38", Some((None, 1080))),
+            (b"\x05\0\0\x03\x01 \x04\x38", Some((None, 1080))),
         ] {
             let (mut io, proxy) = Script::run(&[(ASK, answer)]);
             let relay = associate(&mut io).await.ok();
             drop(io);
             proxy.await.unwrap();
-            let expected =
-                expected.map(|(host, port)| (host.map(|host| Host::parse(host).unwrap()), port));
+            let expected = expected.map(|(ip, port)| (ip.map(|ip| ip.parse().unwrap()), port));
             assert_eq!(relay, expected, "{answer:?}");
         }
-        let (mut io, proxy) = Script::run(&[(ASK, &[5, 7])]);
-        assert!(matches!(associate(&mut io).await, Err(Error::Unsupported)));
-        proxy.await.unwrap();
+        for answer in [&[5, 7][..], &[5, 0, 0, 1, 192, 0, 2, 1, 0, 0]] {
+            let (mut io, proxy) = Script::run(&[(ASK, answer)]);
+            let relay = associate(&mut io).await;
+            assert!(matches!(relay, Err(Error::Unsupported)), "{answer:?}: {relay:?}");
+            proxy.await.unwrap();
+        }
     }
 }

@@ -4,7 +4,9 @@ mod config;
 mod json;
 mod keys;
 mod pieces;
+mod proxies;
 mod proxy;
+mod proxy_keys;
 mod records;
 mod seeds;
 mod shadowsocks;
@@ -17,7 +19,7 @@ use crate::run::Decoder;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// All of them, in the order in which they run.
-pub(crate) const NAMES: [&str; 23] = [
+pub(crate) const NAMES: [&str; 27] = [
     "json-frame",
     "json-gateway",
     "json-client",
@@ -41,6 +43,10 @@ pub(crate) const NAMES: [&str; 23] = [
     "address-header",
     "shadowsocks-stream",
     "shadowsocks-packet",
+    "proxy-socks5",
+    "proxy-http",
+    "proxy-packet",
+    "proxy-key",
 ];
 
 pub(crate) fn by_name(name: &str) -> Option<Box<dyn Decoder>> {
@@ -68,6 +74,10 @@ pub(crate) fn by_name(name: &str) -> Option<Box<dyn Decoder>> {
         "address-header" => Box::new(keys::Address),
         "shadowsocks-stream" => Box::new(shadowsocks::NodeStream),
         "shadowsocks-packet" => Box::new(shadowsocks::NodePackets),
+        "proxy-socks5" => Box::new(proxies::Socks5::default()),
+        "proxy-http" => Box::new(proxies::Http::default()),
+        "proxy-packet" => Box::new(proxies::Packet::default()),
+        "proxy-key" => Box::new(proxy_keys::Keys),
         _ => return None,
     })
 }

@@ -6,16 +6,27 @@ use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Its peer says all that it says in pieces of at most so many bytes, then closes; what is sent to it
-/// is swallowed.
+/// is counted and swallowed.
 pub(super) struct Pieces {
     data: Vec<u8>,
     at: usize,
     piece: usize,
+    sent: usize,
 }
 
 impl Pieces {
     pub(super) fn new(data: Vec<u8>, piece: usize) -> Self {
-        Self { data, at: 0, piece }
+        Self { data, at: 0, piece, sent: 0 }
+    }
+
+    /// Bytes that were read.
+    pub(super) fn taken(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes that were sent to the peer.
+    pub(super) fn sent(&self) -> usize {
+        self.sent
     }
 
     fn next_piece(&mut self, room: usize) -> &[u8] {
@@ -39,10 +50,11 @@ impl AsyncRead for Pieces {
 
 impl AsyncWrite for Pieces {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.sent += data.len();
         Poll::Ready(Ok(data.len()))
     }
 

@@ -1,4 +1,4 @@
-"""Proxies as nodes: microsocks and Dante (SOCKS5), tinyproxy (HTTP CONNECT), each a process; and CONNECT by hand."""
+"""Proxies as nodes: microsocks and Dante (SOCKS5), tinyproxy and squid (HTTP CONNECT), each a process; and both protocols by hand."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import pytest
 from .process import Process
 
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-PACKAGES = {"microsocks": "microsocks", "danted": "dante-server", "tinyproxy": "tinyproxy"}
+PACKAGES = {"microsocks": "microsocks", "danted": "dante-server", "tinyproxy": "tinyproxy", "squid": "squid"}
 
 
 def program(name):
@@ -78,19 +78,42 @@ class Tinyproxy(Proxy):
         return [program("tinyproxy"), "-d", "-c", str(config)]
 
 
-class ConnectProxy:
-    """HTTP CONNECT by hand: half-close both ways, the target's first bytes in one piece with the head, TLS if wanted."""
+class Squid(Proxy):
+    """HTTP CONNECT with or without a password; no cache, one process. `lines` go in front of its rules."""
+
+    scheme = "http"
+
+    def __init__(self, *args, lines=""):
+        self.lines = lines
+        super().__init__(*args)
+
+    def command(self):
+        config, folder = self.folder / f"{self.node_id}.conf", self.folder
+        lines, allowed = [self.lines], "all"
+        if self.user is not None:
+            # Squid's own programs look into files that the user whom it becomes may not read, and are elsewhere on each system.
+            check = f"/bin/sed -u -e s/^{self.user}.{self.password}$/OK/ -e t -e s/.*/ERR/"
+            lines += [f"auth_param basic program {check}", "auth_param basic children 1", "acl known proxy_auth REQUIRED"]
+            allowed = "known"
+        lines += [f"http_access allow {allowed}", "http_access deny all", f"http_port 127.0.0.1:{self.port}",
+                  "cache deny all", "cache_mem 0", "workers 1", "pinger_enable off", "shutdown_lifetime 0",
+                  "connect_timeout 5 seconds", "access_log none", "cache_log /dev/stderr", "cache_store_log none",
+                  f"pid_filename {folder / self.node_id}.pid", f"coredump_dir {folder}", "netdb_filename none",
+                  "max_filedescriptors 1024", "cache_effective_user proxy" if os.getuid() == 0 else ""]
+        config.write_text("\n".join(lines) + "\n")
+        return [program("squid"), "-N", "-f", str(config)]
+
+
+class ByHand:
+    """A proxy by hand; a subclass has `scheme` and `answer(connection)`, which gives a connection to the target."""
 
     region = None
 
-    def __init__(self, node_id, pair=None):
-        self.node_id, self.context = node_id, None
-        if pair:
-            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.context.load_cert_chain(pair.cert, pair.key)
+    def __init__(self, node_id):
+        self.node_id = node_id
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self.listener.getsockname()[1]
-        self.key = f"http{'s' if pair else ''}://127.0.0.1:{self.port}"
+        self.key = f"{self.scheme}://127.0.0.1:{self.port}"
         threading.Thread(target=self._run, daemon=True).start()
 
     def __enter__(self):
@@ -109,21 +132,7 @@ class ConnectProxy:
 
     def _serve(self, connection):
         try:
-            if self.context:
-                connection = self.context.wrap_socket(connection, server_side=True)
-            head = b""
-            while b"\r\n\r\n" not in head:
-                head += connection.recv(1)
-            host, port = head.split()[1].decode().rsplit(":", 1)
-            target = socket.create_connection((host, int(port)), 10)
-            first = b""
-            try:
-                target.settimeout(0.2)
-                first = target.recv(1000)
-            except TimeoutError:
-                pass
-            target.settimeout(None)
-            connection.sendall(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n" + first)
+            connection, target = self.answer(connection)
             threading.Thread(target=self._pump, args=(target, connection), daemon=True).start()
             self._pump(connection, target)
         except (OSError, ValueError):
@@ -138,3 +147,54 @@ class ConnectProxy:
                 sink.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+
+
+class ConnectProxy(ByHand):
+    """HTTP CONNECT: half-close both ways, the target's first bytes in one piece with the head, TLS if wanted."""
+
+    def __init__(self, node_id, pair=None):
+        self.context, self.scheme = None, "https" if pair else "http"
+        if pair:
+            self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.context.load_cert_chain(pair.cert, pair.key)
+        super().__init__(node_id)
+
+    def answer(self, connection):
+        if self.context:
+            connection = self.context.wrap_socket(connection, server_side=True)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += connection.recv(1)
+        host, port = head.split()[1].decode().rsplit(":", 1)
+        target = socket.create_connection((host, int(port)), 10)
+        first = b""
+        try:
+            target.settimeout(0.2)
+            first = target.recv(1000)
+        except TimeoutError:
+            pass
+        target.settimeout(None)
+        connection.sendall(b"HTTP/1.1 200 Connection established\r\nVia: test\r\n\r\n" + first)
+        return connection, target
+
+
+class LyingSocks(ByHand):
+    """SOCKS5 that connects to IPv4 targets, and names `relay`, an address header, as the place for datagrams."""
+
+    scheme, relay, asked = "socks5", b"", 0
+
+    def answer(self, connection):
+        file = connection.makefile("rb", buffering=0)
+        file.read(1 + 1 + 1)
+        connection.sendall(b"\x05\x00")
+        _, command, _, _, *host = file.read(4 + 4)
+        port = int.from_bytes(file.read(2), "big")
+        if command == 3:
+            self.asked += 1
+            connection.sendall(b"\x05\x00\x00" + self.relay)
+            # The association lives until the gateway ends it.
+            file.read(1)
+            raise OSError
+        target = socket.create_connection((".".join(map(str, host)), port), 10)
+        connection.sendall(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+        return connection, target

@@ -88,8 +88,8 @@ settings! {
         /// of a node of the pool (`outline_nodes_path`), most often a SOCKS5 or HTTP proxy.
         upstream_mode: UpstreamMode as Choice, env GATEWAY_UPSTREAM_MODE, default "fake";
 
-        /// Networks that `direct` may reach although they are not public. A bare address is a
-        /// network of one.
+        /// Networks that `direct` may reach although they are not public, and to which a SOCKS5 proxy
+        /// (`outline`, `proxy`) may have its datagrams sent. A bare address is a network of one.
         egress_allow: Vec<IpNet> as Networks, env GATEWAY_EGRESS_ALLOW;
 
         /// The address of this host that the connections and datagrams of `direct` leave from: one

@@ -29,6 +29,8 @@ pub enum NodeError {
     Target(ConnectError),
     /// The node does not carry datagrams, or no streams.
     Unsupported,
+    /// The node wants datagrams sent where we do not send any, or cannot.
+    Relay,
     /// The node ended the connection without an answer.
     Closed,
     /// No answer in time.
@@ -46,7 +48,9 @@ impl NodeError {
             | Self::Credentials
             | Self::NoCredentials
             | Self::Clock(_) => NodeProbe::WrongKey,
-            Self::Target(_) | Self::Unsupported | Self::Closed | Self::Silent => NodeProbe::Silent,
+            Self::Target(_) | Self::Unsupported | Self::Relay | Self::Closed | Self::Silent => {
+                NodeProbe::Silent
+            }
         }
     }
 
@@ -140,6 +144,9 @@ impl fmt::Display for NodeError {
                 return write!(f, "the node opened no way to the target ({})", error.reason());
             }
             Self::Unsupported => "the node does not offer that",
+            Self::Relay => {
+                "the proxy wants datagrams sent to an address that is neither its own, nor public, nor in egress_allow, or that cannot be reached"
+            }
             Self::Closed => {
                 "the node took the connection and ended it without an answer: wrong password or cipher, or the target cannot be reached from there"
             }

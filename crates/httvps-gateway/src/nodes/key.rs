@@ -13,6 +13,10 @@ const MAX_URL: usize = 4096;
 /// The cipher of a node whose backend names none: Outline's own.
 const DEFAULT_METHOD: &str = "chacha20-ietf-poly1305";
 
+/// What is wrong with a URL that has an `@`.
+const AT: &str = "the URL of a dynamic key has no user, and @ in it is written %40; \
+                  in a proxy's user and password / is written %2F, ? %3F, # %23 and @ %40";
+
 /// What a key text means.
 #[derive(Clone, PartialEq, Eq)]
 pub enum KeySource {
@@ -54,8 +58,10 @@ impl KeySource {
         let (scheme, rest) = text.split_once("://").unwrap_or((text, ""));
         match scheme.to_ascii_lowercase().as_str() {
             "ssconf" => KeyUrl::parse(rest).map(Self::Dynamic),
+            // The @ may stand behind a proxy's password that has a / in it and a # behind that.
+            "https" if has_path(rest) && rest.contains('@') => Err(KeyProblem::Url(AT)),
             "https" if has_path(rest) => KeyUrl::parse(rest).map(Self::Dynamic),
-            "http" if has_path(rest) => Err(KeyProblem::Url(
+            "http" if has_path(rest) && !is_unescaped(text) => Err(KeyProblem::Url(
                 "http:// shows the key to the whole path; use https:// (a proxy is http://HOST:PORT)",
             )),
             scheme @ ("socks5" | "http" | "https") => match ProxyKey::parse(text) {
@@ -89,6 +95,11 @@ impl KeySource {
     }
 }
 
+/// Whether a proxy's key has a user or password that can be read in more than one way.
+fn is_unescaped(text: &str) -> bool {
+    ProxyKey::parse(text) == Err(httvps_proxies::KeyError::Unescaped)
+}
+
 /// Whether there is something behind host and port, as behind those of a proxy there is not.
 fn has_path(rest: &str) -> bool {
     let rest = rest.split('#').next().unwrap_or_default();
@@ -105,9 +116,7 @@ impl KeyUrl {
         }
         // With a `/` in a proxy's password the user would be taken for the host of a dynamic key.
         if rest.contains('@') {
-            return Err(KeyProblem::Url(
-                "the URL of a dynamic key has no user and no @; a proxy's password needs %2F for /",
-            ));
+            return Err(KeyProblem::Url(AT));
         }
         let uri: Uri = format!("https://{rest}")
             .parse()
@@ -173,7 +182,7 @@ mod tests {
     fn each_scheme_is_told_apart() {
         assert!(matches!(KeySource::parse(STATIC), Ok(KeySource::Static(_))));
         let urls = [
-            "ssconf://h.example/hunter2#A",
+            "ssconf://h.example/hunter2#A@B",
             "SSCONF://h.example/hunter2",
             "https://h.example/hunter2",
         ];
@@ -188,9 +197,14 @@ mod tests {
             ("https://h.example/", "no port"),
             ("ssconf:///k", "cannot be read"),
             ("https://u:hunter2@h.example/k", "no user"),
-            ("https://ann:hunter2/b@p.example:443", "%2F for /"),
-            ("https://ann:123/hunter2@p.example:443", "%2F for /"),
-            ("https://ann:123?hunter2@p.example:443", "%2F for /"),
+            ("https://ann:hunter2/b@p.example:443", "/ is written %2F"),
+            ("https://ann:123/hunter2@p.example:443", "/ is written %2F"),
+            ("https://ann:123?hunter2@p.example:443", "? %3F"),
+            ("https://ann:123#hunter2@p.example:443", "# is written %23"),
+            ("https://ann:1/2#hunter2@p.example:443", "# %23"),
+            ("http://ann:1/hunter2@p.example:443", "/ %2F"),
+            ("https://h.example/hunter2@b", "@ in it is written %40"),
+            ("ssconf://h.example/hunter2@b", "@ in it is written %40"),
             ("https://ann:hunter2/b", "port is no number"),
             ("https://h:0/k", "port is no number"),
             ("https://h:65536/k", "port is no number"),

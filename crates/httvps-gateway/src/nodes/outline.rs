@@ -20,7 +20,7 @@ use crate::config::{Config, UpstreamMode};
 use crate::metrics::{self, Metrics};
 use arc_swap::ArcSwap;
 use httvps_shadowsocks::Client;
-use httvps_upstream::Connector;
+use httvps_upstream::{Connector, EgressPolicy};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,7 +50,8 @@ impl OutlineSetup {
         let ca = config.outline_ca_path.as_deref();
         let named = |problem| format!("outline_ca_path: {problem}");
         let fetcher = Fetcher::new(ca).map_err(named)?;
-        Ok(Self { specs, fetcher, dialer: Dialer::new(ca).map_err(named)? })
+        let relays = EgressPolicy::new(config.egress_allow.clone());
+        Ok(Self { specs, fetcher, dialer: Dialer::new(ca, relays).map_err(named)? })
     }
 }
 
@@ -192,6 +193,11 @@ impl Outline {
         self.find(device_id, region, tried, may_ask, doubted, deadline).await.ok()
     }
 
+    /// A node of the pool that carries datagrams, for a session whose own does not.
+    pub(super) fn for_datagrams(&self, region: Option<&str>) -> Option<Assignment> {
+        self.choose(region, &[], Way::carries_datagrams).map(Assignment::of_pool)
+    }
+
     async fn find(
         self: &Arc<Self>,
         device_id: &str,
@@ -221,7 +227,7 @@ impl Outline {
         }
         if result.is_err() && who.uses_pool() {
             given_by = metrics::Assignment::Pool;
-            let from_pool = self.choose(region, tried).map(Assignment::of_pool);
+            let from_pool = self.choose(region, tried, |_| true).map(Assignment::of_pool);
             result = from_pool.ok_or(result.err().unwrap_or(Unavailable::NoneAvailable));
         }
         self.metrics.outline_assignments.inc(match &result {

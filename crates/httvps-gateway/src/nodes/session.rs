@@ -9,7 +9,7 @@ use super::node::Permit;
 use super::outline::Outline;
 use super::stream::{NodeStream, WayStream};
 use super::way::{Link, Way};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use httvps_proto::Target;
 use httvps_upstream::{
     BoxFuture, ByteStream, ConnectError, Connector, DatagramDial, DatagramUpstream, NoDatagrams,
@@ -34,6 +34,8 @@ struct Shared {
     device_id: Arc<str>,
     region: Option<Box<str>>,
     current: ArcSwap<Assignment>,
+    /// What the session's datagrams go by while `current` carries none.
+    for_datagrams: ArcSwapOption<Assignment>,
     /// When the backend was asked last. One stream at a time moves the session; the others wait for
     /// what it finds.
     moving: Mutex<Option<Instant>>,
@@ -51,6 +53,7 @@ impl SessionNodes {
             device_id,
             region: region.map(Into::into),
             current: ArcSwap::from_pointee(first),
+            for_datagrams: ArcSwapOption::empty(),
             moving: Mutex::new(None),
         };
         Self { shared: Arc::new(shared) }
@@ -162,8 +165,7 @@ impl Shared {
         target: Option<&Target>,
         until: Instant,
     ) -> Result<NodeDatagrams, ConnectError> {
-        let usable = self.usable(&[], until).await;
-        let (assignment, way, permit) = usable.ok_or(ConnectError::Unreachable)?;
+        let (assignment, way, permit) = self.usable_for_datagrams(until).await?;
         let dialer = self.outline.dialer();
         let is_dialed = way.dials_for_datagrams().ok_or(ConnectError::NotOffered)?;
         let started = if is_dialed {
@@ -175,6 +177,30 @@ impl Shared {
             way.start_datagrams(dialer, None, target).await.map_err(Failure::of)?
         };
         Ok(NodeDatagrams::new(started, assignment))
+    }
+
+    /// The session's node, or while that one carries no datagrams another one of the pool, which the
+    /// session keeps for them. Its streams of bytes stay where they are.
+    async fn usable_for_datagrams(
+        &self,
+        until: Instant,
+    ) -> Result<(Arc<Assignment>, Arc<Way>, Permit), ConnectError> {
+        let own = self.usable(&[], until).await.ok_or(ConnectError::Unreachable)?;
+        if own.1.carries_datagrams() {
+            return Ok(own);
+        }
+        if let Some(kept) = self.for_datagrams.load_full()
+            && let Some((way, permit)) = pass(&kept, &[])
+            && way.carries_datagrams()
+        {
+            return Ok((kept, way, permit));
+        }
+        let other = self.outline.for_datagrams(self.region.as_deref());
+        let other = Arc::new(other.ok_or(ConnectError::NotOffered)?);
+        let usable = pass(&other, &[]).or_else(|| last_resort(&other, &[]));
+        let (way, permit) = usable.ok_or(ConnectError::Unreachable)?;
+        self.for_datagrams.store(Some(other.clone()));
+        Ok((other, way, permit))
     }
 
     /// Dials the node. A failure is noted at once; a success is to the node's credit only when it has
@@ -256,7 +282,7 @@ impl Failure {
     fn of(error: NodeError) -> Self {
         match error {
             NodeError::Target(error) => Self::Stream(error),
-            NodeError::Unsupported => Self::Stream(ConnectError::NotOffered),
+            NodeError::Unsupported | NodeError::Relay => Self::Stream(ConnectError::NotOffered),
             // The time for the whole stream is over.
             NodeError::Silent => Self::Stream(ConnectError::TimedOut),
             // Our own shortage; another node would not help.
@@ -276,7 +302,7 @@ impl From<Failure> for ConnectError {
     }
 }
 
-/// Notes what a node did with a stream after it was dialled.
+/// Notes what a node did with a stream after it was dialled, which is a dial that went well.
 ///
 /// Clients choose targets, and no answer about a target is a failure of the node. That it ends the
 /// connection, is silent, or wants a password is a doubt, as with a stream that gets no answer: an
@@ -288,12 +314,8 @@ pub(super) fn judge<T>(
     latency: Duration,
     started: Result<T, NodeError>,
 ) -> Result<T, Failure> {
-    if let Err(NodeError::Unreachable(error)) = &started {
-        permit.dial_failed(*error);
-    } else {
-        permit.node().dialed(Ok(latency));
-        permit.settle();
-    }
+    permit.node().dialed(Ok(latency));
+    permit.settle();
     if let Err(
         NodeError::Closed
         | NodeError::OtherProtocol

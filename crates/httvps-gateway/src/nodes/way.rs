@@ -4,11 +4,11 @@ use super::datagrams::{NodeSocket, Socks5Datagrams, WayDatagrams};
 use super::error::NodeError;
 use super::stream::WayStream;
 use crate::authorities;
-use httvps_proto::Target;
+use httvps_proto::{Host, Target};
 use httvps_proxies::{Kind, ProxyKey};
 use httvps_shadowsocks::Client;
 use httvps_transport::tls::{ClientTls, TlsStream, server_name};
-use httvps_upstream::{ConnectError, Direct, EgressPolicy, SystemResolver};
+use httvps_upstream::{ConnectError, DatagramSocket, Direct, EgressPolicy, SystemResolver};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::Path;
@@ -20,6 +20,8 @@ pub(super) struct Dialer {
     direct: Direct,
     /// None where there is no authority to trust.
     tls: Option<ClientTls>,
+    /// Where a SOCKS5 proxy may have its datagrams sent, besides its own address.
+    relays: EgressPolicy,
 }
 
 /// A node's key, and with it how the node is spoken to.
@@ -36,15 +38,35 @@ pub(super) enum Link {
 }
 
 impl Dialer {
-    /// It goes anywhere: the operator and the backend name the nodes, not the clients. `ca` is a PEM
-    /// file of authorities to trust besides those of the system. Blocks while it reads files; the
-    /// error names the file.
-    pub(super) fn new(ca: Option<&Path>) -> Result<Self, String> {
+    /// It goes anywhere: the operator and the backend name the nodes, not the clients. What a node
+    /// names in turn is for `relays` to judge. `ca` is a PEM file of authorities to trust besides
+    /// those of the system. Blocks while it reads files; the error names the file.
+    pub(super) fn new(ca: Option<&Path>, relays: EgressPolicy) -> Result<Self, String> {
         let everywhere = [IpAddr::from([0_u8; 4]), IpAddr::from([0_u16; 8])];
         let everywhere = everywhere.map(|address| IpNet::new_assert(address, 0)).to_vec();
         let resolver = Arc::new(SystemResolver::from_system());
         let direct = Direct::new(EgressPolicy::new(everywhere), resolver);
-        Ok(Self { direct, tls: authorities::client_tls(ca)? })
+        Ok(Self { direct, tls: authorities::client_tls(ca)?, relays })
+    }
+
+    /// Opens a UDP socket to the relay that the proxy at `proxy` names. Whatever it names, no failure
+    /// is one of reaching the node, but for our own shortage.
+    async fn open_relay(
+        &self,
+        proxy: IpAddr,
+        (named, port): (Option<IpAddr>, u16),
+    ) -> Result<Box<dyn DatagramSocket>, NodeError> {
+        let proxy = proxy.to_canonical();
+        let relay = named.unwrap_or(proxy).to_canonical();
+        // A proxy that could name any address would have us send to hosts that only we can reach.
+        if relay != proxy && self.relays.check(relay).is_err() {
+            return Err(NodeError::Relay);
+        }
+        let opened = self.direct.dial_datagrams(&Target { host: Host::Ip(relay), port }).await;
+        opened.map_err(|error| match error {
+            ConnectError::Overload => NodeError::Unreachable(error),
+            _ => NodeError::Relay,
+        })
     }
 }
 
@@ -130,6 +152,11 @@ impl Way {
         }
     }
 
+    /// Whether nodes of this kind carry datagrams. A SOCKS5 proxy may turn out not to.
+    pub(super) fn carries_datagrams(&self) -> bool {
+        self.dials_for_datagrams().is_some()
+    }
+
     /// Whether datagrams need a connection of [`Self::dial`] to begin with; none when the node does
     /// not carry them.
     pub(super) fn dials_for_datagrams(&self) -> Option<bool> {
@@ -147,24 +174,17 @@ impl Way {
         link: Option<Link>,
         target: Option<&Target>,
     ) -> Result<WayDatagrams, NodeError> {
-        let opened = |target| async move {
-            dialer.direct.dial_datagrams(&target).await.map_err(NodeError::Unreachable)
-        };
         match (self, link) {
             (Self::Shadowsocks(client), _) => {
-                let socket = NodeSocket(opened(self.node().clone()).await?);
+                let opened = dialer.direct.dial_datagrams(self.node()).await;
+                let socket = NodeSocket(opened.map_err(NodeError::Unreachable)?);
                 let datagrams = client.start_datagrams(socket, target);
                 datagrams.map(WayDatagrams::Shadowsocks).map_err(|_| NodeError::Closed)
             }
             (Self::Proxy(key), Some(Link::Plain(mut control))) => {
-                let (host, port) = key.associate(&mut control).await?;
-                let host = match host {
-                    Some(host) => host,
-                    None => httvps_proto::Host::Ip(
-                        control.peer_addr().map_err(|_| NodeError::Closed)?.ip(),
-                    ),
-                };
-                let socket = opened(Target { host, port }).await?;
+                let relay = key.associate(&mut control).await?;
+                let proxy = control.peer_addr().map_err(|_| NodeError::Closed)?.ip();
+                let socket = dialer.open_relay(proxy, relay).await?;
                 Ok(WayDatagrams::Socks5(Socks5Datagrams::new(control, socket, target)))
             }
             (Self::Proxy(_), _) => Err(NodeError::Unsupported),

@@ -20,12 +20,18 @@ pub(super) struct Entry {
 }
 
 impl Outline {
-    /// Chooses from the pool, a node that is down only as the last resort.
-    pub(super) fn choose(&self, region: Option<&str>, tried: &[Box<str>]) -> Option<Arc<Node>> {
+    /// Chooses from the pool what `fits`, a node that is down only as the last resort.
+    pub(super) fn choose(
+        &self,
+        region: Option<&str>,
+        tried: &[Box<str>],
+        fits: impl Fn(&Way) -> bool,
+    ) -> Option<Arc<Node>> {
         let pool = self.pool.load();
         let now = Instant::now();
         let is_free = |entry: &Entry| {
-            entry.node.way().is_some() && !tried.iter().any(|id| **id == *entry.node.id())
+            entry.node.way().is_some_and(|way| fits(&way))
+                && !tried.iter().any(|id| **id == *entry.node.id())
         };
         let chance = Uuid::new_v4().as_u64_pair().1 << 2;
         let pick = |is_eligible: &dyn Fn(&Health) -> bool| {
