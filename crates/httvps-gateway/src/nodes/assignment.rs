@@ -2,17 +2,39 @@
 
 use super::node::Node;
 use super::way::Way;
+use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Streams of a session in a row without an answer after which it asks for another node or key.
 const DOUBTS: u32 = 3;
 
+/// What a session goes by with a key of its own. Clones are of the same one.
+#[derive(Clone)]
+pub(super) struct OwnWay(Arc<ArcSwap<Way>>);
+
+impl OwnWay {
+    pub(super) fn new(way: Arc<Way>) -> Self {
+        Self(Arc::new(ArcSwap::new(way)))
+    }
+
+    pub(super) fn get(&self) -> Arc<Way> {
+        self.0.load_full()
+    }
+
+    /// New streams go by this one, if it is another.
+    pub(super) fn set(&self, way: Arc<Way>) {
+        if !self.0.load().is_same(&way) {
+            self.0.store(way);
+        }
+    }
+}
+
 /// A node in the hands of a session, and of its streams.
 pub(super) struct Assignment {
     node: Arc<Node>,
     /// The key of this session alone, from the backend; none = that of the pool's node.
-    own: Option<Arc<Way>>,
+    own: Option<OwnWay>,
     /// Streams in a row without an answer.
     doubts: AtomicU32,
 }
@@ -23,12 +45,12 @@ impl Assignment {
         Self::new(node, None)
     }
 
-    /// A node of the backend, with the key that came with it.
-    pub(super) fn of_backend(node: Arc<Node>, way: Arc<Way>) -> Self {
+    /// A node of the backend, with the key that came with it, or that takes its place.
+    pub(super) fn of_backend(node: Arc<Node>, way: OwnWay) -> Self {
         Self::new(node, Some(way))
     }
 
-    fn new(node: Arc<Node>, own: Option<Arc<Way>>) -> Self {
+    fn new(node: Arc<Node>, own: Option<OwnWay>) -> Self {
         node.enter();
         Self { node, own, doubts: AtomicU32::new(0) }
     }
@@ -38,7 +60,7 @@ impl Assignment {
     }
 
     pub(super) fn way(&self) -> Option<Arc<Way>> {
-        self.own.clone().or_else(|| self.node.way())
+        self.own.as_ref().map(OwnWay::get).or_else(|| self.node.way())
     }
 
     /// Whether new streams shall look for another node: this one left the pool, or this session's

@@ -19,7 +19,6 @@ use crate::backend::{AssignOutlineResult, BackendClient};
 use crate::config::{Config, UpstreamMode};
 use crate::metrics::{self, Metrics};
 use arc_swap::ArcSwap;
-use httvps_shadowsocks::Client;
 use httvps_upstream::{Connector, EgressPolicy};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -249,19 +248,18 @@ impl Outline {
             Ok(AssignOutlineResult::NoneAvailable) => return Err(Unavailable::NoneAvailable),
             Err(_) => return Err(Unavailable::Backend),
         };
-        let key = self.key_of(&given, doubted, deadline).await.map_err(|problem| {
+        let way = self.way_of_backend(&given, doubted, deadline).await.map_err(|problem| {
             let (node, problem) = (given.node_id.as_str(), problem.as_str());
             tracing::warn!(node, problem, "outline_key_unusable");
             Unavailable::BadKey
         });
-        let (key, url) = key?;
+        let (way, url) = way?;
         let node = self.register(&given.node_id, url).ok_or(Unavailable::NoneAvailable)?;
-        let way = Arc::new(Way::Shadowsocks(Client::new(key)));
         if !node.is_in_pool() {
             node.set_assigned();
             let is_sound = node.health(Health::state) == State::Healthy;
             // Where each device has a key of its own, every assignment brings another one.
-            if node.set_way(way.clone()) && !is_sound {
+            if node.set_way(way.get()) && !is_sound {
                 node.probe_now.notify_one();
             }
         }

@@ -187,6 +187,7 @@ impl Shared {
     ) -> Result<(Arc<Assignment>, Arc<Way>, Permit), ConnectError> {
         let own = self.usable(&[], until).await.ok_or(ConnectError::Unreachable)?;
         if own.1.carries_datagrams() {
+            self.for_datagrams.store(None);
             return Ok(own);
         }
         if let Some(kept) = self.for_datagrams.load_full()
@@ -242,7 +243,7 @@ impl Shared {
             *asked = Some(now);
         }
         let (device_id, region) = (&*self.device_id, self.region.as_deref());
-        let doubted = current.way();
+        let doubted = current.way().filter(|_| current.is_stale());
         let doubted = doubted.as_deref();
         let next = self.outline.replace(device_id, region, tried, may_ask, doubted, until).await;
         if let Some(next) = next.map(Arc::new)

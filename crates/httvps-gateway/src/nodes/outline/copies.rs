@@ -1,22 +1,25 @@
 //! Copies of the dynamic keys that the backend names, and when they are fetched again.
 
-use super::keys::REFETCH;
+use super::keys::{REFETCH, way_of};
 use super::lock;
+use crate::nodes::assignment::OwnWay;
 use crate::nodes::fetch::{self, FetchError};
 use crate::nodes::key::KeyUrl;
 use httvps_shadowsocks::AccessKey;
 use httvps_upstream::BoxFuture;
 use prometheus_client::metrics::counter::Counter;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 /// URLs that are remembered.
 const MAX_SLOTS: usize = 4096;
 /// Fetches that run at one time.
 const MAX_FETCHES: usize = 64;
+/// Those of them that are of one server, so that one that hangs leaves places for the others.
+const MAX_FETCHES_OF_SERVER: usize = 16;
 /// How long one waits for a newer key with a copy at hand that may be of no use any more.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a failure is told without another try, where there is no copy.
@@ -37,15 +40,19 @@ pub(super) struct Copies {
     failures: Counter,
     /// How soon after a try the next one comes at the earliest.
     spacing: Duration,
-    /// How long after a try a copy is good enough to go on with.
+    /// How long after a try a copy is good enough to go on with; 15 s at least.
     refresh: Duration,
     slots: Mutex<HashMap<KeyUrl, Slot>>,
-    turns: Arc<Semaphore>,
+    turns: Semaphore,
+    /// Turns of the servers that are asked now.
+    turns_of_server: Mutex<HashMap<Box<str>, Weak<Semaphore>>>,
 }
 
 struct Slot {
     /// The last good copy, or why there is none; none while the first fetch runs.
     known: Option<Outcome>,
+    /// What the sessions of this URL go by, changed when the key does.
+    way: Option<OwnWay>,
     /// When the last fetch ended.
     tried_at: Instant,
     used_at: Instant,
@@ -74,13 +81,14 @@ impl Copies {
             spacing: refresh.min(REFETCH),
             refresh,
             slots: Mutex::default(),
-            turns: Arc::new(Semaphore::new(MAX_FETCHES)),
+            turns: Semaphore::new(MAX_FETCHES),
+            turns_of_server: Mutex::default(),
         })
     }
 
     /// The key behind a URL. A copy is had at once, and renewed behind when it is due. Without one
     /// this waits for the fetch until `deadline`, and for 2 s at the most when the copy is
-    /// `doubted` or nobody tried to renew it for `refresh`. Cancelling it leaves the fetch alone.
+    /// `doubted` or nobody tried to renew it for `refresh` (15 s at least). Cancelling it leaves the fetch alone.
     pub(super) async fn get(
         self: &Arc<Self>,
         url: &KeyUrl,
@@ -99,6 +107,15 @@ impl Copies {
         };
         let outcome = tokio::time::timeout_at(until, outcome).await;
         outcome.unwrap_or(Err(FetchError::Timeout)).or_else(|error| stand_in.ok_or(error))
+    }
+
+    /// What a session goes by that was given this key of a URL: a newer key takes the place of this one
+    /// there, for as long as the URL is remembered.
+    pub(super) fn follow(&self, url: &KeyUrl, key: AccessKey) -> OwnWay {
+        let mut slots = lock(&self.slots);
+        let Some(slot) = slots.get_mut(url) else { return OwnWay::new(way_of(key)) };
+        let newest = slot.known.clone().and_then(Result::ok).unwrap_or(key);
+        slot.way.get_or_insert_with(|| OwnWay::new(way_of(newest))).clone()
     }
 
     /// The copy, if it is another key than the doubted one; that is renewed behind when it is due.
@@ -124,14 +141,16 @@ impl Copies {
         if slots.len() >= MAX_SLOTS && !slots.contains_key(url) {
             make_room(&mut slots)?;
         }
-        let new = Slot { known: None, tried_at: now, used_at: now, fetch: None };
+        let new = Slot { known: None, way: None, tried_at: now, used_at: now, fetch: None };
         let slot = slots.entry(url.clone()).or_insert(new);
         slot.used_at = now;
         let age = now - slot.tried_at;
         match slot.known.clone() {
             Some(Ok(key)) => {
                 self.renew(url, slot);
-                let is_trusted = age < self.refresh && doubted != Some(&key);
+                // While a server hangs, that the last try is a while ago says nothing.
+                let is_young = age < self.refresh.max(REFETCH + fetch::DEADLINE);
+                let is_trusted = is_young && doubted != Some(&key);
                 Ok(match slot.running() {
                     Some(told) if !is_trusted => Found::Coming(told.clone(), Some(key)),
                     _ => Found::Copy(key),
@@ -140,56 +159,72 @@ impl Copies {
             Some(Err(error)) if slot.running().is_none() && age < FAILURE_KEPT => Err(error),
             Some(Err(_)) | None => {
                 let told = slot.running().cloned();
-                Ok(Found::Coming(told.unwrap_or_else(|| self.start(url, slot, None)), None))
+                Ok(Found::Coming(told.unwrap_or_else(|| self.start(url, slot)), None))
             }
         }
     }
 
-    /// Starts a fetch behind if it is due and has its turn at once.
+    /// Starts a fetch behind if it is due.
     fn renew(self: &Arc<Self>, url: &KeyUrl, slot: &mut Slot) {
-        if slot.running().is_none()
-            && slot.tried_at.elapsed() >= self.spacing
-            && let Ok(turn) = self.turns.clone().try_acquire_owned()
-        {
-            self.start(url, slot, Some(turn));
+        if slot.running().is_none() && slot.tried_at.elapsed() >= self.spacing {
+            self.start(url, slot);
         }
     }
 
-    fn start(
-        self: &Arc<Self>,
-        url: &KeyUrl,
-        slot: &mut Slot,
-        turn: Option<OwnedSemaphorePermit>,
-    ) -> Told {
+    fn start(self: &Arc<Self>, url: &KeyUrl, slot: &mut Slot) -> Told {
         let (tell, told) = watch::channel(None);
         slot.fetch = Some(told.clone());
         let (copies, url) = (self.clone(), url.clone());
         tokio::spawn(async move {
-            let fetching = async {
-                let _turn = match turn {
-                    Some(turn) => Ok(turn),
-                    None => copies.turns.clone().acquire_owned().await,
-                };
-                (copies.fetch)(&url).await
-            };
-            let outcome = tokio::time::timeout(fetch::DEADLINE, fetching).await;
-            let outcome = outcome.unwrap_or(Err(FetchError::Timeout));
+            let outcome = copies.fetch_in_turn(&url).await;
             copies.note(&url, &outcome);
             tell.send_replace(Some(outcome));
         });
         told
     }
 
+    async fn fetch_in_turn(&self, url: &KeyUrl) -> Outcome {
+        let until = Instant::now() + fetch::DEADLINE;
+        let of_server = self.turns_of(url);
+        // The server's own turn first: whoever waits for it takes none from the others.
+        let turns = async { (of_server.acquire().await, self.turns.acquire().await) };
+        let turns = tokio::time::timeout_at(until, turns).await;
+        if turns.is_err() || Instant::now() >= until {
+            return Err(FetchError::Busy);
+        }
+        let outcome = tokio::time::timeout_at(until, (self.fetch)(url)).await;
+        outcome.unwrap_or(Err(FetchError::Timeout))
+    }
+
+    fn turns_of(&self, url: &KeyUrl) -> Arc<Semaphore> {
+        let server = url.uri().authority().map_or("", |authority| authority.as_str());
+        let mut servers = lock(&self.turns_of_server);
+        if let Some(turns) = servers.get(server).and_then(Weak::upgrade) {
+            return turns;
+        }
+        servers.retain(|_, turns| turns.strong_count() > 0);
+        let turns = Arc::new(Semaphore::new(MAX_FETCHES_OF_SERVER));
+        servers.insert(server.into(), Arc::downgrade(&turns));
+        turns
+    }
+
     fn note(&self, url: &KeyUrl, outcome: &Outcome) {
         if outcome.is_err() {
             self.failures.inc();
         }
-        if let Some(slot) = lock(&self.slots).get_mut(url) {
-            slot.tried_at = Instant::now();
-            slot.fetch = None;
-            if outcome.is_ok() || !matches!(slot.known, Some(Ok(_))) {
-                slot.known = Some(outcome.clone());
+        let mut slots = lock(&self.slots);
+        let Some(slot) = slots.get_mut(url) else { return };
+        slot.tried_at = Instant::now();
+        slot.fetch = None;
+        match (outcome, &slot.known) {
+            (Err(error), Some(Ok(_))) => {
+                let problem = error.to_string();
+                tracing::warn!(problem, "outline_key_refresh_failed");
             }
+            _ => slot.known = Some(outcome.clone()),
+        }
+        if let (Ok(key), Some(way)) = (outcome, &slot.way) {
+            way.set(way_of(key.clone()));
         }
     }
 }

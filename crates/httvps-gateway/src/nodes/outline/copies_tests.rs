@@ -6,6 +6,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 const REFRESH: Duration = Duration::from_mins(10);
+/// As many servers as can have all the fetches.
+const SERVERS: usize = MAX_FETCHES / MAX_FETCHES_OF_SERVER;
 
 /// A server of keys that answers when the test says so, and counts what it was asked.
 struct Server {
@@ -17,6 +19,10 @@ struct Server {
 
 impl Server {
     fn new() -> Self {
+        Self::renewing(REFRESH)
+    }
+
+    fn renewing(refresh: Duration) -> Self {
         let (failures, asked) = (Counter::default(), Arc::new(Mutex::new(Vec::new())));
         let count = Arc::new(AtomicUsize::new(0));
         let (asking, counting) = (asked.clone(), count.clone());
@@ -26,13 +32,17 @@ impl Server {
             counting.fetch_add(1, Ordering::Relaxed);
             Box::pin(async { answered.await.expect("a test that answers, or hangs") })
         };
-        let copies = Copies::new(REFRESH, failures.clone(), Box::new(fetch));
+        let copies = Copies::new(refresh, failures.clone(), Box::new(fetch));
         Self { copies, failures, asked, count }
     }
 
     /// One that has given a key for the first URL.
     async fn with_copy() -> Self {
-        let server = Self::new();
+        Self::new().and_copy().await
+    }
+
+    async fn and_copy(self) -> Self {
+        let server = self;
         let first = server.get(1);
         server.answers(Ok(key("old"))).await;
         assert_eq!(first.await.unwrap(), Ok(key("old")));
@@ -53,7 +63,11 @@ impl Server {
 
     /// A handshake with its deadline.
     fn get(&self, number: usize) -> tokio::task::JoinHandle<Outcome> {
-        let (copies, deadline) = (self.copies.clone(), in_10_s());
+        self.get_until(number, in_10_s())
+    }
+
+    fn get_until(&self, number: usize, deadline: Instant) -> tokio::task::JoinHandle<Outcome> {
+        let copies = self.copies.clone();
         tokio::spawn(async move { copies.get(&url(number), None, deadline).await })
     }
 
@@ -72,8 +86,10 @@ fn in_10_s() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
+/// Those of one number modulo [`SERVERS`] are of one server.
 fn url(number: usize) -> KeyUrl {
-    match KeySource::parse(&format!("ssconf://keys.example/{number}")) {
+    let server = number % SERVERS;
+    match KeySource::parse(&format!("ssconf://keys{server}.example/{number}")) {
         Ok(KeySource::Dynamic(url)) => url,
         other => panic!("{other:?}"),
     }
@@ -263,18 +279,80 @@ async fn no_url_makes_room_while_it_is_being_fetched() {
 async fn fetches_wait_for_their_turn_and_copies_are_had_meanwhile() {
     let server = Server::with_copy().await;
     sleep(REFETCH).await;
-    let first: Vec<_> = (2..MAX_FETCHES + 3).map(|number| server.get(number)).collect();
+    let first: Vec<_> = (2..MAX_FETCHES + 2).map(|number| server.get(number)).collect();
     pause().await;
     assert_eq!(server.count(), 1 + MAX_FETCHES);
     assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+    let last = server.get(MAX_FETCHES + 2);
+    pause().await;
+    assert_eq!(server.count(), 1 + MAX_FETCHES, "all turns are taken");
     assert_eq!(server.doubting("old").await, Ok(key("old")));
     server.answers(Ok(key("a"))).await;
-    assert_eq!(server.count(), 2 + MAX_FETCHES, "the one that waited has its turn");
-    sleep(fetch::DEADLINE).await;
+    assert_eq!(server.count(), 2 + MAX_FETCHES, "one that waited has its turn");
+    let mut outcomes = vec![last.await.unwrap()];
     for outcome in first {
-        assert!(matches!(outcome.await.unwrap(), Ok(_) | Err(FetchError::Timeout)));
+        outcomes.push(outcome.await.unwrap());
     }
-    assert_eq!(server.failures.get(), MAX_FETCHES as u64);
+    let of = |wanted: &Outcome| outcomes.iter().filter(|outcome| *outcome == wanted).count();
+    let (good, late) = (of(&Ok(key("a"))), of(&Err(FetchError::Timeout)));
+    assert_eq!((good, good + late + of(&Err(FetchError::Busy))), (1, outcomes.len()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_leaves_turns_for_the_others() {
+    let server = Server::with_copy().await;
+    sleep(REFETCH).await;
+    let late = in_10_s() + fetch::DEADLINE;
+    let of_one = (1..=2 * MAX_FETCHES).map(|number| number * SERVERS);
+    let hanging: Vec<_> = of_one.map(|number| server.get_until(number, late)).collect();
+    pause().await;
+    assert_eq!(server.count(), 1 + MAX_FETCHES_OF_SERVER);
+    let doubting = async {
+        pause().await;
+        server.answers(Ok(key("new"))).await;
+    };
+    let (got, ()) = tokio::join!(server.doubting("old"), doubting);
+    assert_eq!(got, Ok(key("new")), "the other server's turn");
+    let mut hung = 0;
+    for outcome in hanging {
+        match outcome.await.unwrap() {
+            Err(FetchError::Timeout) => hung += 1,
+            outcome => assert_eq!(outcome, Err(FetchError::Busy)),
+        }
+    }
+    assert_eq!(hung, MAX_FETCHES_OF_SERVER, "the others are no fault of the server");
+    assert!(server.at_once(2).is_none());
+    pause().await;
+    assert_eq!(lock(&server.copies.turns_of_server).len(), 1, "one that is not asked is forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_a_key_follows_it() {
+    let server = Server::with_copy().await;
+    let way = server.copies.follow(&url(1), key("old"));
+    let others = server.copies.follow(&url(1), key("old"));
+    let has = |way: &OwnWay, password| way.get().is_same(&way_of(key(password)));
+    assert!(has(&way, "old") && has(&others, "old"));
+    sleep(REFETCH).await;
+    assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+    server.answers(Err(FetchError::Broken)).await;
+    assert!(has(&way, "old"), "the last good one stays");
+    sleep(REFETCH).await;
+    assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+    server.answers(Ok(key("new"))).await;
+    assert!(has(&way, "new") && has(&others, "new"));
+    assert!(has(&server.copies.follow(&url(1), key("old")), "new"), "somebody was overtaken");
+    assert!(has(&server.copies.follow(&url(2), key("old")), "old"), "it was forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_holds_up_nobody_however_often_its_key_is_renewed() {
+    let server = Server::renewing(Duration::from_secs(1)).and_copy().await;
+    for _ in 0..60 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(server.at_once(1), Some(Ok(key("old"))));
+    }
+    assert_eq!(server.count(), 1 + 6, "one at a time, 10 s each");
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@ use super::{Outline, lock};
 use crate::backend::OutlineNode;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::nodes::assignment::OwnWay;
 use crate::nodes::fetch::Fetcher;
 use crate::nodes::key::{KeyProblem, KeySource, KeyUrl};
 use crate::nodes::node::Node;
@@ -18,22 +19,23 @@ use std::time::{Duration, Instant};
 pub(super) const REFETCH: Duration = Duration::from_secs(5);
 
 impl Outline {
-    /// The key of a node that the backend gave, and where it was fetched from. `doubted` is a way
+    /// What a session goes by with the key that the backend gave, and where that was fetched from. `doubted` is a way
     /// that seems not to work any more: if its key is what there is a copy of, a newer one is
     /// waited for.
-    pub(super) async fn key_of(
+    pub(super) async fn way_of_backend(
         &self,
         node: &OutlineNode,
         doubted: Option<&Way>,
         deadline: Instant,
-    ) -> Result<(AccessKey, Option<KeyUrl>), String> {
+    ) -> Result<(OwnWay, Option<KeyUrl>), String> {
         match KeySource::of_backend(&node.key).map_err(|problem| problem.to_string())? {
-            KeySource::Static(key) => Ok((key, None)),
+            KeySource::Static(key) => Ok((OwnWay::new(way_of(key)), None)),
             KeySource::Proxy(_) => Err(KeyProblem::NoOutline.to_string()),
             KeySource::Dynamic(url) => {
                 let doubted = doubted.and_then(key_in);
                 let key = self.copies.get(&url, doubted, deadline.into()).await;
-                Ok((key.map_err(|error| error.to_string())?, Some(url)))
+                let key = key.map_err(|error| error.to_string())?;
+                Ok((self.copies.follow(&url, key), Some(url)))
             }
         }
     }
@@ -53,7 +55,7 @@ impl Outline {
         let way = node.way();
         if let (Some(url), Some(doubted)) = (url, way.as_deref().and_then(key_in))
             && let Some(key) = self.copies.newer(&url, doubted)
-            && node.set_way(Arc::new(Way::Shadowsocks(Client::new(key))))
+            && node.set_way(way_of(key))
         {
             node.probe_now.notify_one();
         }
@@ -87,7 +89,7 @@ impl Outline {
     async fn refresh_key(&self, node: &Node, url: &KeyUrl) {
         match self.fetcher.fetch(url).await {
             Ok(key) => {
-                if node.set_way(Arc::new(Way::Shadowsocks(Client::new(key)))) {
+                if node.set_way(way_of(key)) {
                     tracing::info!(node = node.id(), "outline_key_replaced");
                     node.probe_now.notify_one();
                 }
@@ -110,6 +112,11 @@ pub(super) fn copies(fetcher: &Arc<Fetcher>, config: &Config, metrics: &Metrics)
     };
     let failures = metrics.outline_key_failures.clone();
     Copies::new(config.outline_key_refresh, failures, Box::new(fetch))
+}
+
+/// The way by an Outline node.
+pub(super) fn way_of(key: AccessKey) -> Arc<Way> {
+    Arc::new(Way::Shadowsocks(Client::new(key)))
 }
 
 /// The key of an Outline node.
