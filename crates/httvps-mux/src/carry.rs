@@ -119,7 +119,7 @@ enum Turn {
     /// It waits for its program, for credit or for room.
     Waiting,
     /// It may have more; the others first.
-    More(Pace),
+    More,
     /// It waits for room in the queue or for credit of the session.
     HeldUp,
     /// Its program finished.
@@ -147,6 +147,7 @@ impl State {
         };
         let stream_waker = StreamWaker::new(&ready, key);
         let waker = stream_waker.clone().into();
+        stream_waker.claim();
         slot.carried = Some(Box::new(Carried {
             local,
             pace: Pace::default(),
@@ -178,7 +179,7 @@ impl State {
             let Some(key) = self.turns.pop() else { break };
             match self.take_turn(key, now) {
                 Turn::Waiting => {}
-                Turn::More(pace) => self.turns.push(key, pace),
+                Turn::More => self.give_turn(key),
                 Turn::HeldUp => self.hold_up(key),
                 Turn::Finished => self.give_up_carrying(key, None),
                 Turn::Broken(error) => self.give_up_carrying(key, Some(error)),
@@ -212,15 +213,29 @@ impl State {
         while let Some(key) = self.held_up.pop() {
             if let Some(carried) = self.table.carried(key) {
                 carried.is_held_up = false;
-                self.turns.push(key, carried.pace);
+                self.give_turn(key);
             }
         }
         true
     }
 
+    /// Puts a local connection among those that wait for a turn, unless it is one of them already.
+    fn give_turn(&mut self, key: StreamKey) {
+        if let Some(carried) = self.table.carried(key)
+            && carried.stream_waker.claim()
+        {
+            self.turns.push(key, carried.pace);
+        }
+    }
+
     fn give_up_carrying(&mut self, key: StreamKey, broken: Option<io::Error>) {
         let carried = self.table.slot_of(key).and_then(|slot| slot.carried.take());
         if let Some(carried) = carried {
+            if carried.stream_waker.is_queued() {
+                // The stream may be carried again.
+                self.turns.retain(|waiting| waiting != key);
+                self.ready.forget(key);
+            }
             carried.hand_back(broken);
         }
     }
@@ -273,7 +288,7 @@ impl State {
             Poll::Ready(Ok(0)) => Turn::Finished,
             Poll::Ready(Ok(count)) => {
                 carried.pace = Pace::of_read(count);
-                Turn::More(carried.pace)
+                Turn::More
             }
             Poll::Ready(Err(error)) => Turn::Broken(error),
         };

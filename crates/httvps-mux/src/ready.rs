@@ -32,6 +32,12 @@ impl Ready {
         }
     }
 
+    /// Forgets a stream that has ended, when its key may name another one soon.
+    pub fn forget(&self, stream: StreamKey) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        streams.retain(|woken| *woken != stream);
+    }
+
     fn push(&self, stream: StreamKey) {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
         self.session.wake();
@@ -48,6 +54,7 @@ impl Ready {
 pub struct StreamWaker {
     ready: Arc<Ready>,
     stream: StreamKey,
+    /// Whether the stream waits for its turn: listed in `ready`, or among the session's turns.
     is_queued: AtomicBool,
 }
 
@@ -62,9 +69,20 @@ impl StreamWaker {
         self.is_queued.store(false, Ordering::Release);
     }
 
-    /// Puts the stream in the list unless it is there already.
+    /// Says that the stream waits for its turn. True when it did not yet: the caller lists it. Until
+    /// it is polled it is listed by nobody else then, so that no stream has two turns in a round.
+    pub fn claim(&self) -> bool {
+        !self.is_queued.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether the stream waits for its turn.
+    pub fn is_queued(&self) -> bool {
+        self.is_queued.load(Ordering::Acquire)
+    }
+
+    /// Puts the stream in the list unless it waits for its turn already.
     pub fn schedule(&self) {
-        if !self.is_queued.swap(true, Ordering::AcqRel) {
+        if self.claim() {
             self.ready.push(self.stream);
         }
     }
@@ -101,5 +119,34 @@ mod tests {
         as_waker.wake();
         ready.take(|stream| list.push(stream));
         assert_eq!(list.len(), 2);
+    }
+
+    #[test]
+    fn a_stream_that_waits_for_its_turn_is_not_listed_a_second_time() {
+        let ready = Arc::new(Ready::default());
+        let waker = StreamWaker::new(&ready, StreamKey(3));
+        assert!(!waker.is_queued() && waker.claim());
+        waker.schedule();
+        assert!(waker.is_queued());
+        let mut list = Vec::new();
+        ready.take(|stream| list.push(stream));
+        assert_eq!(list, [], "whoever claimed it lists it");
+        waker.clear();
+        waker.schedule();
+        assert!(!waker.claim(), "it is listed already");
+        ready.take(|stream| list.push(stream));
+        assert_eq!(list, [StreamKey(3)]);
+    }
+
+    #[test]
+    fn a_stream_that_has_ended_is_forgotten() {
+        let ready = Arc::new(Ready::default());
+        for key in [3, 4] {
+            StreamWaker::new(&ready, StreamKey(key)).schedule();
+        }
+        ready.forget(StreamKey(3));
+        let mut list = Vec::new();
+        ready.take(|stream| list.push(stream));
+        assert_eq!(list, [StreamKey(4)]);
     }
 }

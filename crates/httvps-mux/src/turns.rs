@@ -37,8 +37,10 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Puts a stream behind its like.
+    /// Puts a stream behind its like. It must not wait already: a stream that stands here twice has
+    /// twice its share, and one more place for each time that it wakes up.
     pub fn push(&mut self, stream: StreamKey, pace: Pace) {
+        debug_assert!(!self.interactive.contains(&stream) && !self.bulk.contains(&stream));
         match pace {
             Pace::Interactive => self.interactive.push_back(stream),
             Pace::Bulk => self.bulk.push_back(stream),

@@ -149,6 +149,11 @@ impl Datagrams {
         }
     }
 
+    /// Its place among the streams that wait for a turn.
+    pub(super) fn waker(&self) -> &StreamWaker {
+        &self.stream_waker
+    }
+
     /// Moves what can be moved in one turn. Never blocks; whatever it waits for schedules the stream again.
     pub(super) fn poll(&mut self, now: Instant, way: &mut impl Way) -> Turn {
         self.stream_waker.clear();

@@ -365,6 +365,11 @@ impl Relay {
         self.stream_waker.schedule();
     }
 
+    /// Its place among the streams that wait for a turn.
+    pub(super) fn waker(&self) -> &StreamWaker {
+        &self.stream_waker
+    }
+
     /// Bytes of the client that the upstream has not taken.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.pending.bytes()

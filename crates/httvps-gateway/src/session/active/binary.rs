@@ -93,7 +93,7 @@ impl Active {
             && relay.waits == Waits::Credit
         {
             relay.waits = Waits::No;
-            self.turns.push(stream, relay.pace);
+            self.give_turn(stream);
         }
     }
 

@@ -5,7 +5,6 @@ use super::super::datagrams::{Datagrams, Way, idle_timeout};
 use super::super::wire::Wire;
 use super::Active;
 use crate::metrics::{Direction, Limit, Metrics, SessionEnd};
-use httvps_mux::Pace;
 use httvps_proto::StreamKey;
 use httvps_proto::v2::ResetCode;
 use httvps_upstream::OpenRequest;
@@ -97,7 +96,7 @@ impl Active {
             if let Some(datagrams) = self.relays.datagrams_mut(stream) {
                 datagrams.is_listed = false;
             }
-            self.turns.push(stream, Pace::Interactive);
+            self.give_turn(stream);
         }
         has_moved
     }

@@ -3,7 +3,7 @@
 use super::super::datagrams::Datagrams;
 use super::super::relay::{Load, Relay};
 use crate::metrics::{Limit, Metrics};
-use httvps_mux::Pace;
+use httvps_mux::{Pace, StreamWaker};
 use httvps_proto::{StreamEnd, StreamKey};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -24,6 +24,15 @@ pub(super) struct Relays {
 pub(super) enum Entry {
     Bytes(Box<Relay>),
     Datagrams(Box<Datagrams>),
+}
+
+impl Entry {
+    pub(super) fn waker(&self) -> &StreamWaker {
+        match self {
+            Self::Bytes(relay) => relay.waker(),
+            Self::Datagrams(datagrams) => datagrams.waker(),
+        }
+    }
 }
 
 impl Drop for Relays {
@@ -69,6 +78,11 @@ impl Relays {
 
     pub(super) fn is_datagrams(&self, stream: StreamKey) -> bool {
         matches!(self.table.get(&stream), Some(Entry::Datagrams(_)))
+    }
+
+    /// Says that a stream waits for its turn from now on; None when it does already, or is gone.
+    pub(super) fn claim_turn(&self, stream: StreamKey) -> Option<Pace> {
+        self.table.get(&stream)?.waker().claim().then(|| self.pace(stream))
     }
 
     /// How a stream uses the session.

@@ -32,10 +32,17 @@ impl Active {
         while let Some(stream) = self.without_room.pop() {
             if let Some(relay) = self.relays.get_mut(stream) {
                 relay.waits = Waits::No;
-                self.turns.push(stream, relay.pace);
+                self.give_turn(stream);
             }
         }
         true
+    }
+
+    /// Puts a stream among those that wait for a turn, unless it is one of them already.
+    pub(super) fn give_turn(&mut self, stream: StreamKey) {
+        if let Some(pace) = self.relays.claim_turn(stream) {
+            self.turns.push(stream, pace);
+        }
     }
 
     /// Puts a stream aside that has something for the client: until there is room in the queue or
@@ -97,7 +104,7 @@ impl Active {
         };
         match turn {
             None | Some(Turn::Waiting) => {}
-            Some(Turn::More) => self.turns.push(stream, self.relays.pace(stream)),
+            Some(Turn::More) => self.give_turn(stream),
             Some(Turn::NoRoom) if is_datagrams => self.list_datagrams(stream),
             Some(Turn::NoRoom) => self.wait_for_room(stream),
             Some(Turn::Ended(end)) => return self.end_stream(stream, end, now),
@@ -239,10 +246,15 @@ impl Active {
     /// delivered by a task of their own, which counts against the session until it is done.
     pub(super) fn free(&mut self, stream: StreamKey, deliver: bool) {
         let max_stream = self.max_stream_queue();
-        let mut relay = match self.relays.remove(stream, max_stream) {
-            Some(Entry::Bytes(relay)) => relay,
-            Some(Entry::Datagrams(datagrams)) => return self.unlist(stream, &datagrams),
-            None => return,
+        let Some(entry) = self.relays.remove(stream, max_stream) else { return };
+        // JSON uses a key again, and the next stream of that key is to have its own turns only.
+        if matches!(self.wire, Wire::Json(_)) && entry.waker().is_queued() {
+            self.turns.retain(|waiting| waiting != stream);
+            self.ready.forget(stream);
+        }
+        let mut relay = match entry {
+            Entry::Bytes(relay) => relay,
+            Entry::Datagrams(datagrams) => return self.unlist(stream, &datagrams),
         };
         let config = &self.gateway.config;
         if relay.waits == Waits::Room {
