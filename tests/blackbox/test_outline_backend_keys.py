@@ -101,6 +101,30 @@ def test_a_key_of_the_backend_that_a_probe_doubts_is_fetched_before_its_time(run
             assert serves(gateway, target)
 
 
+def test_a_session_follows_the_key_that_a_newcomer_has_renewed(run, authority, backend, pair_of_nodes, target):
+    near, _ = pair_of_nodes
+    asked = []
+    with SilentNode() as silent:
+        old = near.key.replace(f":{near.port}/", f":{silent.port}/")
+
+        def document():
+            asked.append(True)
+            return old if len(asked) == 1 else near.key
+
+        def newcomer():
+            with login(gateway):
+                return len(asked) == 2
+
+        with key_of_backend(run, authority, backend, near, document, GATEWAY_OUTLINE_KEY_REFRESH="1h",
+                            GATEWAY_OUTLINE_PROBE_INTERVAL="0") as gateway:
+            with login(gateway) as device:
+                eventually(newcomer, 15, "the copy is renewed", every=0.2)
+                eventually(lambda: serves(gateway, target), 5, "the new key is there")
+                # None of its streams was without an answer.
+                exchange(device, "a", target)
+    assert len(asked) == 2
+
+
 def test_a_session_that_doubts_its_key_waits_for_the_newer_one(run, authority, backend, pair_of_nodes, target):
     near, _ = pair_of_nodes
     asked = []

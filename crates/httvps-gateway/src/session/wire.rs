@@ -207,3 +207,29 @@ impl Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use httvps_proto::v2::{Budget, Frame, Kind, Limits, Side};
+
+    #[test]
+    fn only_a_stream_that_never_stood_is_refused_for_what_the_client_asked() {
+        let now = Instant::now();
+        let mut session =
+            v2::Session::new(Side::Gateway, Limits::default(), Budget::new(1 << 20), now);
+        for stream in [1, 2] {
+            let open = Frame::Open { stream, kind: Kind::Bytes, target: "" };
+            session.handle_frame(now, open, &mut Vec::new()).unwrap();
+        }
+        session.opened(2, &mut Vec::new());
+        let wire = Wire::V2(Box::new(session));
+        for end in [StreamEnd::NoTarget, StreamEnd::NotOffered] {
+            assert!(wire.is_refusal(StreamKey(1), end), "{end:?}");
+            assert!(!wire.is_refusal(StreamKey(2), end), "{end:?} behind OPENED");
+        }
+        for end in [StreamEnd::Eof, StreamEnd::Timeout, StreamEnd::Idle] {
+            assert!(!wire.is_refusal(StreamKey(1), end), "{end:?}");
+        }
+    }
+}

@@ -1,3 +1,4 @@
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use httvps_backend::Verdict;
 
@@ -25,6 +26,20 @@ pub(super) fn json(text: &str) -> Value {
 #[test]
 fn the_command_line_is_consistent() {
     Line::command().debug_assert();
+}
+
+#[test]
+fn a_node_without_a_key_or_with_two_is_wrong_usage() {
+    let node = "backend add-node --node-id a --host 192.0.2.1 --port 1";
+    let refusal = |rest: &str| {
+        let line = format!("{node} {rest}");
+        Line::try_parse_from(line.split_whitespace()).map(|_| ()).unwrap_err()
+    };
+    let missing = refusal("");
+    assert_eq!(missing.kind(), ErrorKind::MissingRequiredArgument);
+    assert!(missing.to_string().contains("--password-file"), "{missing}");
+    let both = refusal("--password-file p --access-url-file k");
+    assert_eq!(both.kind(), ErrorKind::ArgumentConflict);
 }
 
 #[test]
