@@ -101,15 +101,21 @@ def test_a_key_of_the_backend_that_a_probe_doubts_is_fetched_before_its_time(run
             assert serves(gateway, target)
 
 
+def silent_at_first(node, silent):
+    """A key document that names the silent node until it is asked again, and how often it was asked."""
+    asked = []
+    old = node.key.replace(f":{node.port}/", f":{silent.port}/")
+
+    def document():
+        asked.append(True)
+        return old if len(asked) == 1 else node.key
+    return asked, document
+
+
 def test_a_session_follows_the_key_that_a_newcomer_has_renewed(run, authority, backend, pair_of_nodes, target):
     near, _ = pair_of_nodes
-    asked = []
     with SilentNode() as silent:
-        old = near.key.replace(f":{near.port}/", f":{silent.port}/")
-
-        def document():
-            asked.append(True)
-            return old if len(asked) == 1 else near.key
+        asked, document = silent_at_first(near, silent)
 
         def newcomer():
             with login(gateway):
@@ -127,13 +133,8 @@ def test_a_session_follows_the_key_that_a_newcomer_has_renewed(run, authority, b
 
 def test_a_session_that_doubts_its_key_waits_for_the_newer_one(run, authority, backend, pair_of_nodes, target):
     near, _ = pair_of_nodes
-    asked = []
     with SilentNode() as silent:
-        old = near.key.replace(f":{near.port}/", f":{silent.port}/")
-
-        def document():
-            asked.append(True)
-            return old if len(asked) == 1 else near.key
+        asked, document = silent_at_first(near, silent)
 
         # Three streams without an answer are a doubt, and by then the copy is no longer young.
         with key_of_backend(run, authority, backend, near, document, GATEWAY_OUTLINE_KEY_REFRESH="1h",

@@ -33,6 +33,13 @@ impl Entry {
             Self::Datagrams(datagrams) => datagrams.waker(),
         }
     }
+
+    fn pace(&self) -> Pace {
+        match self {
+            Self::Bytes(relay) => relay.pace,
+            Self::Datagrams(_) => Pace::Interactive,
+        }
+    }
 }
 
 impl Drop for Relays {
@@ -82,15 +89,13 @@ impl Relays {
 
     /// Says that a stream waits for its turn from now on; None when it does already, or is gone.
     pub(super) fn claim_turn(&self, stream: StreamKey) -> Option<Pace> {
-        self.table.get(&stream)?.waker().claim().then(|| self.pace(stream))
+        let entry = self.table.get(&stream)?;
+        entry.waker().claim().then(|| entry.pace())
     }
 
     /// How a stream uses the session.
     pub(super) fn pace(&self, stream: StreamKey) -> Pace {
-        match self.table.get(&stream) {
-            Some(Entry::Bytes(relay)) => relay.pace,
-            _ => Pace::Interactive,
-        }
+        self.table.get(&stream).map_or(Pace::Interactive, Entry::pace)
     }
 
     /// When a stream is ended for moving nothing, and as what; the two times are those of streams of bytes.
