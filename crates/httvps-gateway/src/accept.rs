@@ -6,6 +6,7 @@ use crate::http;
 use crate::metrics::{HandshakePhase, Limit};
 use crate::overload::Overload;
 use crate::session::{self, Arrival};
+use httvps_transport::socket::suit_peer;
 use httvps_transport::tls::TlsStream;
 use httvps_transport::ws::{self, Role, WebSocket};
 use rustix::io::Errno;
@@ -73,6 +74,7 @@ fn admit(gateway: &Arc<Context>, overload: &Overload, socket: TcpStream, peer: S
     } else {
         match gateway.admission.enter(peer.ip()) {
             Ok(half_open) => {
+                suit_peer(&socket, peer.ip());
                 let handshake = handshake(gateway.clone(), socket, half_open);
                 let until_drain = gateway.handshakes.clone();
                 gateway.tasks.spawn(async move {

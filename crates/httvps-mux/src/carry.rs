@@ -5,7 +5,7 @@
 //! that goes out, and writes to it straight from the message that came in.
 
 use crate::StreamWaker;
-use crate::link::LinkError;
+use crate::link::{FLUSH_AT, LinkError};
 use crate::state::State;
 use crate::stream::Stream;
 use crate::turns::Pace;
@@ -22,10 +22,6 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-
-/// Bytes queued for the gateway from which on they are sent before further local connections are
-/// read: a few large writes for the kernel, and a buffer that the pool takes back.
-const FLUSH_AT: usize = 128 * 1024;
 
 /// Local connections that have a turn in one round of the driver.
 const TURNS: usize = 32;

@@ -28,7 +28,7 @@ pub use connection::{
 };
 pub use datagram_queue::{DatagramQueue, MAX_QUEUED_DATAGRAMS};
 pub use datagrams::Datagrams;
-pub use link::{Link, LinkError, LinkOutbox, LinkTiming};
+pub use link::{CHUNK, FLUSH_AT, Link, LinkError, LinkOutbox, LinkTiming};
 pub use ready::{Ready, StreamWaker};
 pub use stream::{Stream, StreamFailure};
 pub use turns::{Pace, Turns};

@@ -1,11 +1,24 @@
 //! A WebSocket that knows when its peer is gone.
 
+use httvps_proto::v2::HEADER;
 use httvps_proto::{KeepAlive, KeepAliveAction, Outbox};
+use httvps_transport::tls::SEGMENT_PLAIN;
 use httvps_transport::ws::{self, CloseCode, Event, Kind, WebSocket};
 use std::cell::RefCell;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Payload of the largest DATA frame that we send: with its headers it fills one segment, and so does the payload by
+/// itself on its next hop. The protocol allows more.
+pub const CHUNK: usize = SEGMENT_PLAIN - MESSAGE_HEADER - HEADER;
+
+/// The header of a masked WebSocket message of less than 64 KiB (RFC 6455 section 5.2).
+const MESSAGE_HEADER: usize = 8;
+
+/// Bytes queued for the peer from which on they are sent before further streams have a turn: a few large writes for
+/// the kernel, of whole segments, and a buffer that the pool takes back.
+pub const FLUSH_AT: usize = 2 * CHUNK;
 
 /// Times that a link holds its peer to.
 #[derive(Debug, Clone, Copy)]

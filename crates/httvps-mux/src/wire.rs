@@ -1,12 +1,9 @@
 //! The protocol of a connection: the founding JSON frames, or the second wire format.
 
-use crate::link::LinkOutbox;
+use crate::link::{CHUNK, LinkOutbox};
 use httvps_proto::v2::{self, Budget, HEADER, Kind, MAX_DATA, ResetCode, Side};
 use httvps_proto::{ClientSession, StreamKey};
 use std::time::Instant;
-
-/// Payload of a DATA frame: the largest that the shorter of two WebSocket headers can carry.
-const CHUNK: usize = 65_535 - HEADER;
 
 /// The client's state in the format that both sides named.
 ///

@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -78,6 +79,23 @@ impl fmt::Display for Bind {
 /// other direction waits for, would stand behind megabytes of a kernel's buffer.
 pub const NOT_SENT_MAX: u32 = 256 * 1024;
 
+/// Congestion control for peers on this host: one that every kernel has and that does not pace.
+///
+/// A host that paces (BBR without the `fq` queue) sets a timer for nearly every write, which on a virtual machine is a
+/// call of its hypervisor; between two programs of one host there is no path that it could spare.
+const LOOPBACK_CONGESTION: &[u8] = b"reno";
+
+/// Fits a socket to the path to `peer`. Call it before connecting, or after accepting where the listener has more than
+/// this host as its peers.
+///
+/// A peer on this host is not paced, whatever `net.ipv4.tcp_congestion_control` says; others keep the host's setting.
+pub fn suit_peer(socket: &impl AsFd, peer: IpAddr) {
+    if peer.to_canonical().is_loopback() {
+        // It only costs speed where it cannot be had.
+        let _ = SockRef::from(socket).set_tcp_congestion(LOOPBACK_CONGESTION);
+    }
+}
+
 /// Opens a listening socket with `SO_REUSEADDR` and a backlog of [`BACKLOG`].
 ///
 /// The connections that it accepts inherit from it (Linux) `TCP_NODELAY`, keep-alive and at most [`NOT_SENT_MAX`] bytes
@@ -131,6 +149,7 @@ pub async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     prepare(&SockRef::from(&socket))?;
+    suit_peer(&socket, address.ip());
     socket.connect(address).await
 }
 
@@ -154,6 +173,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     prepare(&SockRef::from(&socket))?;
+    suit_peer(&socket, address.ip());
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -214,6 +234,25 @@ mod tests {
             assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
             assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOT_SENT_MAX);
         }
+    }
+
+    #[tokio::test]
+    async fn a_peer_on_this_host_is_not_paced() {
+        for bind in [Bind::Address((Ipv4Addr::LOCALHOST, 0).into()), Bind::Any(0)] {
+            let listener = listen(bind).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let connected = connect((Ipv4Addr::LOCALHOST, port).into()).await.unwrap();
+            let (accepted, peer) = listener.accept().await.unwrap();
+            suit_peer(&accepted, peer.ip());
+            for end in [connected, accepted] {
+                let name = SockRef::from(&end).tcp_congestion().unwrap();
+                assert!(name.starts_with(LOOPBACK_CONGESTION), "{bind}: {name:?}");
+            }
+        }
+        let other = TcpSocket::new_v4().unwrap();
+        let before = SockRef::from(&other).tcp_congestion().unwrap();
+        suit_peer(&other, [192, 0, 2, 1].into());
+        assert_eq!(SockRef::from(&other).tcp_congestion().unwrap(), before);
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! The protocol of a session: the founding JSON frames, or the second wire format.
 
-use httvps_mux::LinkOutbox;
+use httvps_mux::{CHUNK, LinkOutbox};
 use httvps_proto::v2::{self, HEADER, MAX_DATA, MAX_DATAGRAM, ResetCode, Violation};
 use httvps_proto::{Session, StreamEnd, StreamKey};
 use std::borrow::Cow;
@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 /// Payload bytes of one `stream_data` towards the client: small enough that another stream's frame
 /// gets in between, large enough that the frame's own cost does not show.
 const JSON_CHUNK: usize = 16 * 1024;
-/// The same for a DATA frame: the largest that the shorter of two WebSocket headers can carry.
-const CHUNK: usize = 65_535 - HEADER;
 
 thread_local! {
     /// Where targets are read into before base64; used within one poll only, so one per worker is

@@ -27,7 +27,7 @@ pub use client::{ClientTls, Roots, explain, server_name};
 pub use error::TlsError;
 pub use rustls_pki_types::{CertificateDer, ServerName};
 pub use server::ServerTls;
-pub use stream::TlsStream;
+pub use stream::{SEGMENT_PLAIN, TlsStream};
 
 use std::sync::{Arc, LazyLock};
 

@@ -20,8 +20,7 @@ pub(super) const HEADER_LEN: usize = 5;
 pub(super) const FRAGMENT_MAX: usize = 16 * 1024;
 
 /// What a record adds to its content at the most: header, explicit nonce of 1.2, tag.
-#[cfg(test)]
-const OVERHEAD_MAX: usize = HEADER_LEN + EXPLICIT_LEN + TAG_LEN;
+pub(super) const OVERHEAD_MAX: usize = HEADER_LEN + EXPLICIT_LEN + TAG_LEN;
 
 /// All AEADs of TLS that we offer have tags of this length.
 const TAG_LEN: usize = 16;

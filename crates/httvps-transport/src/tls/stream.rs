@@ -8,9 +8,19 @@ use rustls::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::held::Held;
-use super::record::Version;
+use super::record::{OVERHEAD_MAX, Version};
 use super::session::{Session, Step};
-use crate::buffers::{AREA_LEN, BULK};
+use crate::buffers::AREA_LEN;
+
+/// Bytes that fill one segment of the loopback interface once they are sealed: an MTU of 65,536, of which IPv6 and TCP
+/// with its timestamps take 72, and four records of which each adds 29 bytes at the most.
+///
+/// A byte more costs a record, a segment, its acknowledgement and a wake-up of the receiver more. Elsewhere segments
+/// are so much smaller that it makes no difference.
+pub const SEGMENT_PLAIN: usize = 65_536 - 72 - 4 * OVERHEAD_MAX;
+
+/// Bytes that one write seals at the most.
+const WRITE_MAX: usize = 2 * SEGMENT_PLAIN;
 
 /// A TLS stream over `IO`, made by [`ServerTls::accept`](super::ServerTls::accept) or
 /// [`ClientTls::connect`](super::ClientTls::connect).
@@ -39,7 +49,7 @@ use crate::buffers::{AREA_LEN, BULK};
 /// far as the socket takes it, then the read fails with `InvalidData` and every later call too.
 /// What was received before the error is delivered first.
 ///
-/// **Writes** encrypt up to 128 KiB at once and report them written as soon as they are encrypted;
+/// **Writes** encrypt up to two times [`SEGMENT_PLAIN`] at once and report them written as soon as they are encrypted;
 /// `poll_flush` completes when the kernel has everything. `poll_shutdown` sends `close_notify`,
 /// then shuts down the write half. Answers that TLS itself owes the peer (a key update, RFC 8446
 /// section 4.6.3) leave at once, or behind a write that waits for the socket. A server's TLS 1.3
@@ -252,7 +262,7 @@ impl State {
         if self.is_close_sent {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        let chunk = &data[..data.len().min(BULK)];
+        let chunk = &data[..data.len().min(WRITE_MAX)];
         if chunk.is_empty() {
             return Poll::Ready(Ok(0));
         }

@@ -10,7 +10,7 @@ use tokio::io::{
 };
 
 use super::record::{self, APPLICATION_DATA, HANDSHAKE, HEADER_LEN};
-use super::{TlsStream, server_name};
+use super::{SEGMENT_PLAIN, TlsStream, server_name};
 use crate::buffers::AREA_LEN;
 
 #[allow(dead_code, reason = "shared with the tests against other implementations")]
@@ -278,4 +278,35 @@ async fn what_the_kernel_did_not_take_stays_in_its_area() {
     assert_eq!(server.write(&data[..15_000]).await.unwrap(), 15_000);
     let held = server.buffered_capacity();
     assert!((1_000..2_000).contains(&held), "{held}");
+}
+
+/// What is counted: a write never leaves bytes behind whole segments, in either version of TLS.
+#[tokio::test]
+async fn a_large_write_fills_segments_of_the_loopback_interface() {
+    /// MTU of 65,536 less the headers of IPv6 and of TCP with timestamps.
+    const SEGMENT: usize = 65_464;
+    let pki = Pki::new();
+    for version in [&TLS12, &TLS13] {
+        let (mut ours, theirs) = we_serve(&pki, version).await;
+        ours.flush().await.unwrap();
+        let mut wire = theirs.into_inner().0;
+        let mut sealed = vec![0; 1024 * 1024];
+        while poll_once(&mut wire, &mut sealed).await > 0 {}
+        let content = vec![7; 3 * SEGMENT_PLAIN];
+        let taken = ours.write(&content).await.unwrap();
+        assert_eq!(taken, 2 * SEGMENT_PLAIN, "{version:?}");
+        let length = wire.read(&mut sealed).await.unwrap();
+        assert!(length <= 2 * SEGMENT && length > 2 * (SEGMENT - 64), "{version:?}: {length}");
+    }
+}
+
+/// Reads what is there now.
+async fn poll_once(from: &mut DuplexStream, into: &mut [u8]) -> usize {
+    let mut buf = ReadBuf::new(into);
+    poll_fn(|cx| {
+        let _ = Pin::new(&mut *from).poll_read(cx, &mut buf);
+        Poll::Ready(())
+    })
+    .await;
+    buf.filled().len()
 }

@@ -7,17 +7,13 @@ use super::relays::{Entry, Relays};
 use super::{Active, POLL_BUDGET};
 use crate::metrics::Limit;
 use crate::metrics::SessionEnd;
-use httvps_mux::LinkOutbox;
+use httvps_mux::{FLUSH_AT, LinkOutbox};
 use httvps_proto::v2::ResetCode;
 use httvps_proto::{ErrorCode, Input, StreamEnd, StreamKey, Target, TargetError};
 use httvps_upstream::OpenRequest;
 use std::borrow::Cow;
 use std::task::{Context, Poll};
 use std::time::Instant;
-
-/// Bytes queued for the client from which on they are sent before further streams have a turn: a
-/// few large writes for the kernel, and a buffer that the pool takes back.
-const FLUSH_AT: usize = 128 * 1024;
 
 impl Active {
     /// Gives the streams that waited for room a turn, once there is some again.
