@@ -10,7 +10,7 @@ mod time;
 mod value;
 
 use event::Slog;
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, Write};
 use std::panic::{self, Location};
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -25,6 +25,9 @@ use tracing_subscriber::registry::Registry;
 
 /// Lines that may wait for standard output; further ones are lost and counted.
 pub const MAX_WAITING_LINES: usize = 8_192;
+
+/// How long lines gather after some were written. Waking a thread for each line cost a twentieth of a handshake.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// How long the end of the process waits for the last lines to be written.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
@@ -74,11 +77,31 @@ pub fn init(level: LogLevel, format: LogFormat) -> LogGuard {
         .lossy(true)
         .buffered_lines_limit(MAX_WAITING_LINES)
         .thread_name("log")
-        .finish(BufWriter::new(io::stdout()));
+        .finish(Gathering { lines: BufWriter::new(io::stdout()), pause: thread::sleep });
     let dropped = DroppedLines(writer.error_counter());
     let slog = Slog { format, clock: SystemTime::now };
     let _ = tracing::subscriber::set_global_default(subscriber(level, slog, writer));
     LogGuard { worker: Some(worker), dropped }
+}
+
+/// Writes a first line at once, and those of the next [`GATHER`] together.
+///
+/// The thread that writes flushes when no line is left. While it pauses there, those who log find it awake.
+struct Gathering<W> {
+    lines: W,
+    pause: fn(Duration),
+}
+
+impl<W: Write> Write for Gathering<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lines.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.lines.flush()?;
+        (self.pause)(GATHER);
+        Ok(())
+    }
 }
 
 fn subscriber<W>(level: LogLevel, slog: Slog, writer: W) -> impl Subscriber + Send + Sync
@@ -293,6 +316,26 @@ mod tests {
         let whole = "ä".repeat(1_024);
         let event = || tracing::info!(target: "httvps_test", a = whole, c = %whole, "m");
         assert!(!logged(LogLevel::Info, LogFormat::Json, event).contains('…'));
+    }
+
+    #[test]
+    fn what_is_flushed_is_written_before_the_next_lines_gather() {
+        thread_local! {
+            static SEEN: Sink = Sink::default();
+        }
+        let seen = SEEN.with(Clone::clone);
+        let lines = BufWriter::new(seen.clone());
+        let pause = |pause| {
+            assert_eq!(pause, GATHER);
+            SEEN.with(|seen| seen.0.lock().unwrap().extend_from_slice(b"|"));
+        };
+        let mut log = Gathering { lines, pause };
+        log.write_all(b"a").unwrap();
+        log.write_all(b"b").unwrap();
+        log.flush().unwrap();
+        log.write_all(b"c").unwrap();
+        log.flush().unwrap();
+        assert_eq!(*seen.0.lock().unwrap(), b"ab|c|");
     }
 
     #[test]
