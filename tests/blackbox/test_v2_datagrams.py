@@ -28,8 +28,8 @@ def device(gateway):
 
 @pytest.fixture
 def own_gateway(start_shared):
-    """A gateway whose memory and descriptors no other test moves. Each of its threads keeps a connection to the backend."""
-    return start_shared(GATEWAY_WORKER_THREADS="1", **DIRECT)
+    """A gateway whose memory and descriptors no other test moves."""
+    return start_shared(**DIRECT)
 
 
 def dropped(gateway, direction):

@@ -6,19 +6,16 @@ use crate::http;
 use crate::metrics::{HandshakePhase, Limit};
 use crate::overload::Overload;
 use crate::session::{self, Arrival};
-use crate::workers::{Occupied, Workers};
 use httvps_transport::socket::suit_peer;
 use httvps_transport::tls::TlsStream;
 use httvps_transport::ws::{self, Role, WebSocket};
 use rustix::io::Errno;
-use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 /// The same trouble is logged once in so long.
@@ -28,7 +25,6 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) async fn accept(
     gateway: Arc<Context>,
     listener: TcpListener,
-    workers: Arc<Workers>,
     overload: Arc<Overload>,
     stop: CancellationToken,
 ) {
@@ -40,7 +36,7 @@ pub(crate) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => admit(&gateway, &workers, &overload, socket, peer),
+            Ok((socket, peer)) => admit(&gateway, &overload, socket, peer),
             Err(error) if is_exhausted(&error) => {
                 gateway.metrics.limit_hit(Limit::Descriptors);
                 if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
@@ -54,7 +50,7 @@ pub(crate) async fn accept(
                 }
             }
             // The peer was gone before it was accepted; nothing is wrong here.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 tracing::warn!(error = %error, "accept_failed");
                 tokio::time::sleep(gateway.config.accept_pause).await;
@@ -63,19 +59,13 @@ pub(crate) async fn accept(
     }
 }
 
-fn is_exhausted(error: &io::Error) -> bool {
+fn is_exhausted(error: &std::io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 /// Decides whether a connection may begin its handshake. One that may not is closed at once.
-fn admit(
-    gateway: &Arc<Context>,
-    workers: &Workers,
-    overload: &Overload,
-    socket: TcpStream,
-    peer: SocketAddr,
-) {
+fn admit(gateway: &Arc<Context>, overload: &Overload, socket: TcpStream, peer: SocketAddr) {
     gateway.metrics.connection_accepted();
     let limit = if overload.is_reserved(socket.as_fd()) {
         Limit::Descriptors
@@ -85,17 +75,11 @@ fn admit(
         match gateway.admission.enter(peer.ip()) {
             Ok(half_open) => {
                 suit_peer(&socket, peer.ip());
-                let (worker, occupied) = workers.least_busy();
-                let (worker, socket) = match Accepted::on(socket, worker) {
-                    Ok(accepted) => accepted,
-                    Err(error) => return tracing::error!(error = %error, "accept_failed"),
-                };
-                let handshake = handshake(gateway.clone(), socket, half_open, occupied);
+                let handshake = handshake(gateway.clone(), socket, half_open);
                 let until_drain = gateway.handshakes.clone();
-                let task = async move {
+                gateway.tasks.spawn(async move {
                     until_drain.run_until_cancelled(handshake).await;
-                };
-                gateway.tasks.spawn_on(task, &worker);
+                });
                 return;
             }
             Err(TurnedAway::Handshakes) => Limit::Handshakes,
@@ -106,44 +90,12 @@ fn admit(
     tracing::debug!(limit = limit.as_str(), "connection_turned_away");
 }
 
-/// A connection that was accepted on one worker, for the same or for another one.
-enum Accepted {
-    Here(TcpStream),
-    Elsewhere(std::net::TcpStream),
-}
-
-impl Accepted {
-    /// Takes the socket out of the runtime that accepted it, unless it stays there.
-    fn on(socket: TcpStream, worker: Option<&Handle>) -> io::Result<(Handle, Self)> {
-        Ok(match worker {
-            None => (Handle::current(), Self::Here(socket)),
-            Some(other) => (other.clone(), Self::Elsewhere(socket.into_std()?)),
-        })
-    }
-
-    fn into_here(self) -> io::Result<TcpStream> {
-        match self {
-            Self::Here(socket) => Ok(socket),
-            Self::Elsewhere(socket) => TcpStream::from_std(socket),
-        }
-    }
-}
-
 /// Everything before the session, under one absolute deadline.
-async fn handshake(
-    gateway: Arc<Context>,
-    socket: Accepted,
-    half_open: HalfOpen,
-    occupied: Occupied,
-) {
+async fn handshake(gateway: Arc<Context>, socket: TcpStream, half_open: HalfOpen) {
     let accepted = Instant::now();
-    let connection = (gateway.metrics.track_connection(), occupied);
+    let connection = gateway.metrics.track_connection();
     let deadline = accepted + gateway.config.handshake_timeout;
     let tls_deadline = deadline.min(accepted + gateway.config.tls_handshake_timeout);
-    let socket = match socket.into_here() {
-        Ok(socket) => socket,
-        Err(error) => return tracing::error!(error = %error, "accept_failed"),
-    };
     let tls = match tokio::time::timeout_at(tls_deadline.into(), gateway.tls.accept(socket)).await {
         Ok(Ok(tls)) => tls,
         Ok(Err(error)) => {

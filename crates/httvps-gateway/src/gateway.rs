@@ -9,7 +9,6 @@ use crate::metrics::{Limit, Metrics, ReloadResult};
 use crate::nodes::OutlineSetup;
 use crate::overload::{Overload, raise_descriptor_limit};
 use crate::registry::Order;
-use crate::workers::Workers;
 use httvps_transport::socket::{self, Bind};
 use httvps_transport::tls::{CertError, CertSource, ReloadOutcome, ServerTls};
 use httvps_upstream::{Direct, EgressPolicy, Fake, Source, SourceError, SystemResolver};
@@ -82,7 +81,6 @@ pub struct Gateway {
     context: Arc<Context>,
     listener: TcpListener,
     admin: Option<TcpListener>,
-    workers: Workers,
 }
 
 /// Checks everything about a configuration that can be checked without serving: the certificate
@@ -147,14 +145,7 @@ impl Gateway {
             Some(address) => Some(listen("admin_addr", address).await?),
             None => None,
         };
-        let workers = Workers::current();
-        Ok(Self { context: Arc::new(Context::new(parts)), listener, admin, workers })
-    }
-
-    /// Spreads the connections over these threads instead of serving them where it runs.
-    #[must_use]
-    pub fn over(self, workers: Workers) -> Self {
-        Self { workers, ..self }
+        Ok(Self { context: Arc::new(Context::new(parts)), listener, admin })
     }
 
     /// Where the gateway listens.
@@ -174,7 +165,7 @@ impl Gateway {
 
     /// Serves until told to drain, drains, and ends within `drain_timeout`.
     pub async fn run(self, signals: Signals) {
-        let Self { context, listener, admin, workers } = self;
+        let Self { context, listener, admin } = self;
         let overload = Overload::new(context.config.descriptor_reserve);
         let accepting = signals.drain.child_token();
         let helpers = CancellationToken::new();
@@ -183,9 +174,7 @@ impl Gateway {
             tracing::info!(address = %address, upstream, "gateway_started");
         }
         spawn_helpers(&context, &overload, &signals, &helpers, admin);
-        let workers = Arc::new(workers);
-        let accepting = accept(context.clone(), listener, workers.clone(), overload, accepting);
-        let mut accept_loop = tokio::spawn(accepting);
+        let mut accept_loop = tokio::spawn(accept(context.clone(), listener, overload, accepting));
         tokio::select! {
             biased;
             () = signals.drain.cancelled() => drain(&context, &signals).await,
@@ -198,11 +187,6 @@ impl Gateway {
         }
         accept_loop.abort();
         helpers.cancel();
-        // The last to hold them is this function, so that they have ended when it returns.
-        if !accept_loop.is_finished() {
-            let _ = accept_loop.await;
-        }
-        drop(workers);
         tracing::info!("gateway_stopped");
     }
 }

@@ -1,7 +1,7 @@
 //! The httvps gateway as a library: configuration, accept, authentication, relay, telemetry, drain.
 //!
 //! The way of a connection: [`accept`](Gateway) → TLS → HTTP → WebSocket → `hello` → the backend's
-//! verdict → a session that relays streams to upstreams, all of it on one of the [`Workers`]. One task takes a connection to its verdict
+//! verdict → a session that relays streams to upstreams. One task takes a connection to its verdict
 //! under one absolute deadline; another, smaller one is the session.
 
 mod accept;
@@ -18,7 +18,5 @@ pub mod nodes;
 mod overload;
 mod registry;
 mod session;
-mod workers;
 
 pub use gateway::{Gateway, Signals, StartError, check};
-pub use workers::Workers;

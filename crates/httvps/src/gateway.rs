@@ -3,7 +3,7 @@
 use crate::{fail, signals};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use httvps_gateway::config::{Config, Sources, clap_args};
-use httvps_gateway::{Gateway, Workers, log};
+use httvps_gateway::{Gateway, log};
 use std::process::ExitCode;
 
 const CHECK: &str = "check";
@@ -47,9 +47,11 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     for warning in &warnings {
         tracing::warn!(warning = warning.as_str(), "config_warning");
     }
-    // The first of the workers.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let code = match runtime {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if config.worker_threads > 0 {
+        runtime.worker_threads(config.worker_threads);
+    }
+    let code = match runtime.enable_all().build() {
         Ok(runtime) => runtime.block_on(serve(config, &guard)),
         Err(error) => fail(&format!("cannot start: {error}")),
     };
@@ -62,12 +64,8 @@ async fn serve(config: Config, guard: &log::LogGuard) -> ExitCode {
         Ok(signals) => signals,
         Err(error) => return fail(&format!("cannot listen for signals: {error}")),
     };
-    let workers = match Workers::start(config.worker_threads) {
-        Ok(workers) => workers,
-        Err(error) => return fail(&format!("worker_threads: cannot start them: {error}")),
-    };
     let gateway = match Gateway::bind(config).await {
-        Ok(gateway) => gateway.over(workers),
+        Ok(gateway) => gateway,
         Err(error) => return fail(&error.to_string()),
     };
     let metrics = gateway.metrics();

@@ -3,7 +3,6 @@
 mod answer;
 mod assignment;
 mod breaker;
-mod pools;
 
 pub use answer::ValidateDeviceResult;
 pub use assignment::{AssignOutlineResult, OutlineKey, OutlineNode};
@@ -16,8 +15,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use pools::Pools;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -118,7 +119,7 @@ impl BackendError {
 
 /// Asks the backend. One per gateway; connections are pooled and kept.
 pub struct BackendClient {
-    pools: Pools,
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     validate_device: Endpoint,
     assign_outline: Endpoint,
     secret: Option<HeaderValue>,
@@ -188,8 +189,13 @@ impl BackendClient {
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(connector);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_mins(1))
+            .pool_max_idle_per_host(settings.max_concurrent.min(64))
+            .build(https);
         Ok(Self {
-            pools: Pools::new(https, settings.max_concurrent.min(64)),
+            http,
             validate_device,
             assign_outline,
             secret,
@@ -291,7 +297,7 @@ impl BackendClient {
         if let Some(secret) = &self.secret {
             request.headers_mut().insert(INTERNAL_SECRET, secret.clone());
         }
-        let response = self.pools.of_this_thread().request(request).await.map_err(|error| {
+        let response = self.http.request(request).await.map_err(|error| {
             if error.is_connect() { BackendError::Unreachable } else { BackendError::Broken }
         })?;
         let status = response.status().as_u16();

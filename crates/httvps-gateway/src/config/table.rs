@@ -342,8 +342,7 @@ settings! {
         /// clients do not come back all at once.
         drain_spread: Duration as Time, env GATEWAY_DRAIN_SPREAD, default "10s", range "0s" to "1h";
 
-        /// Threads that serve the connections. Each connection stays with the one that had the fewest
-        /// when it came.
+        /// Threads that do the work.
         worker_threads: usize as Whole, env GATEWAY_WORKER_THREADS, default "0",
             range "1" to "1024",
             zero "one per processor";

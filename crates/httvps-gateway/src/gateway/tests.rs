@@ -33,12 +33,7 @@ async fn run(connector: Arc<dyn Connector>) -> Running {
     parts.way_out = WayOutSetup::Common(connector);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let gateway = Gateway {
-        context: Arc::new(Context::new(parts)),
-        listener,
-        admin: None,
-        workers: Workers::current(),
-    };
+    let gateway = Gateway { context: Arc::new(Context::new(parts)), listener, admin: None };
     tokio::spawn(gateway.run(Signals::default()));
     let tls = ClientTls::new(Roots::Bundle(vec![CertificateDer::from(made.ca_der)])).unwrap();
     Running { address, tls, _backend: backend, _files: files }

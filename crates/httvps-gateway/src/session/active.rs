@@ -12,7 +12,6 @@ use super::wire::Wire;
 use crate::context::Context as Gateway;
 use crate::metrics::{ClientErrorCode, Limit, Metrics, OpenConnection, SessionEnd};
 use crate::registry::{Order, Place};
-use crate::workers::Occupied;
 use httvps_mux::{LinkError, Ready, Turns};
 use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
@@ -150,7 +149,7 @@ impl Active {
     }
 
     /// Runs the session to its end, then closes the connection so that the client reads why.
-    pub(super) async fn run(mut self: Box<Self>, connection: (OpenConnection, Occupied)) {
+    pub(super) async fn run(mut self: Box<Self>, connection: OpenConnection) {
         let end = poll_fn(|cx| {
             let poll = self.poll(cx);
             self.counted.note_waiting(self.relays.pending, self.link.queued());

@@ -11,7 +11,6 @@ use crate::metrics::{
 };
 use crate::nodes::Assigned;
 use crate::registry::{NoPlace, Order};
-use crate::workers::Occupied;
 use httvps_mux::{Link, LinkError, LinkTiming};
 use httvps_proto::{CloseCause, ErrorCode, Input, Session, Verdict};
 use httvps_transport::tls::TlsStream;
@@ -38,7 +37,7 @@ pub(crate) struct Arrival {
     /// The absolute end of the whole handshake; nothing that the client sends extends it.
     pub(crate) deadline: Instant,
     pub(crate) half_open: HalfOpen,
-    pub(crate) connection: (OpenConnection, Occupied),
+    pub(crate) connection: OpenConnection,
 }
 
 /// Takes an upgraded connection through `hello` and the backend's verdict.
