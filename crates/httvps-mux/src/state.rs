@@ -38,8 +38,6 @@ pub(crate) struct State {
     has_refused_open: bool,
     /// What the gateway last said about the session.
     pub(crate) last_error: Option<Box<str>>,
-    /// When the round trip is measured next, in the second wire format.
-    pub(crate) ping_at: Instant,
     /// Which of the local connections that the driver carries have woken up.
     pub(crate) ready: Arc<Ready>,
     /// Those of them that have something to do.
@@ -107,7 +105,6 @@ impl State {
             is_abandoned: false,
             has_refused_open: false,
             last_error: None,
-            ping_at: now,
             ready: Arc::default(),
             turns: Turns::default(),
             held_up: Turns::default(),

@@ -8,10 +8,7 @@ use crate::wire::Wire;
 use httvps_proto::v2::{Event, Frames, ResetCode, Side, Violation};
 use httvps_proto::{StreamEnd, StreamKey};
 use httvps_transport::ws::Kind;
-use std::time::{Duration, Instant};
-
-/// How often the round trip is measured while messages come in.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+use std::time::Instant;
 
 impl State {
     /// Takes the frames of one message; a gateway that breaks the protocol loses the connection.
@@ -84,12 +81,8 @@ impl State {
 
     /// Asks for the round trip now and then: the windows grow by it.
     pub(crate) fn measure(&mut self, now: Instant) {
-        if now < self.ping_at {
-            return;
-        }
         if let (Some(carrier), Wire::V2(v2)) = (&mut self.carrier, &mut self.wire) {
-            self.ping_at = now + PING_INTERVAL;
-            carrier.outbox().frames(|frames| v2.session.ping(now, frames));
+            carrier.outbox().frames(|frames| v2.session.ping_when_due(now, frames));
         }
     }
 }

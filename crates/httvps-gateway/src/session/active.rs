@@ -78,8 +78,6 @@ pub(super) struct Active {
     log_budget: Bucket,
     /// OPENs of the second format that may be refused; the JSON session counts its own errors.
     errors: Bucket,
-    /// When the round trip is measured next, in the second format.
-    ping_at: Instant,
     is_announced: bool,
     timer: Pin<Box<Sleep>>,
     timer_at: Instant,
@@ -139,7 +137,6 @@ impl Active {
             traffic: Traffic::default(),
             log_budget: Bucket::new(LOG_RATE, LOG_BURST, now),
             errors,
-            ping_at: now,
             is_announced: false,
             timer: Box::pin(tokio::time::sleep_until(now.into())),
             timer_at: now,

@@ -7,6 +7,15 @@ use std::time::{Duration, Instant};
 /// The longest round trip that a window is to fit; a satellite's is 0.6 s.
 const LONGEST: Duration = Duration::from_secs(1);
 
+/// How soon the round trip is measured a second time; the pause doubles each time up to [`MAX_PAUSE`].
+///
+/// The first PING meets two ends that have just started, and what it measures may be several times the
+/// path.
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the round trip is measured in the end.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
 /// PINGs are numbered and answered in order.
 #[derive(Debug, Default)]
 pub(super) struct Pings {
@@ -15,6 +24,8 @@ pub(super) struct Pings {
     next: u64,
     shortest: Option<Duration>,
     latest: Duration,
+    /// When the next is due, and the pause behind it; None before the first.
+    due: Option<(Instant, Duration)>,
 }
 
 impl Pings {
@@ -26,6 +37,17 @@ impl Pings {
         Frame::Ping { opaque: self.next.to_be_bytes() }.encode(out);
         self.next += 1;
         self.unanswered.push_back(now);
+        true
+    }
+
+    /// Whether it is time to measure the round trip; sets the time of the next.
+    pub(super) fn take_due(&mut self, now: Instant) -> bool {
+        let pause = match self.due {
+            Some((at, _)) if now < at => return false,
+            Some((_, pause)) => pause,
+            None => MIN_PAUSE,
+        };
+        self.due = Some((now + pause, (pause * 2).min(MAX_PAUSE)));
         true
     }
 

@@ -43,6 +43,8 @@ pub struct Session {
     /// What of it is above their first credit.
     grown: u64,
     pings: Pings,
+    /// When the peer last sent small messages, which should not wait behind bulk.
+    small_at: Option<Instant>,
     is_going_away: bool,
     /// When the session ends, as far as the gateway has said.
     ends_at: Option<Instant>,
@@ -63,6 +65,7 @@ impl Session {
             promised: 0,
             grown: 0,
             pings: Pings::default(),
+            small_at: None,
             is_going_away: false,
             ends_at: None,
         }
@@ -99,6 +102,7 @@ impl Session {
             Frame::Credit { stream, increment } => self.handle_credit(stream, increment),
             Frame::Datagram { stream, data } => match self.known(stream)? {
                 Some(known) if known.kind == Kind::Datagrams => {
+                    self.small_at = Some(now);
                     Ok(Event::Datagram { stream, data })
                 }
                 Some(_) => Err(Violation::WrongKind),
@@ -342,8 +346,7 @@ impl Session {
         };
         let bytes = known.consume(bytes) as usize;
         if !known.has_received_finish {
-            let wanted = known.wanted_window(now, self.pings.to_fill());
-            self.grow(stream, wanted);
+            self.fit_stream(stream, now);
             let granted = self.streams.get_mut(&stream).and_then(|known| known.window.grant(0));
             if let Some(increment) = granted {
                 Frame::Credit { stream, increment }.encode(out);
@@ -356,6 +359,15 @@ impl Session {
     /// Measures the round trip; false when [`MAX_PINGS`](super::MAX_PINGS) are unanswered.
     pub fn ping(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
         self.pings.send(now, out)
+    }
+
+    /// Measures the round trip, which the windows are to fit, when it is time: at the first call, 0.1 s
+    /// later, and then after pauses that double up to 10 s. Call it whenever something has happened;
+    /// an idle session need not be measured.
+    pub fn ping_when_due(&mut self, now: Instant, out: &mut Vec<u8>) {
+        if self.pings.take_due(now) {
+            self.pings.send(now, out);
+        }
     }
 
     /// Gateway: announces the end of the session. New streams are refused from now on.

@@ -226,3 +226,110 @@ fn grants_are_few() {
     }
     assert_eq!(out.len(), 24, "two CREDITs for 32 KiB in pieces of 1 KiB");
 }
+
+/// A path of 0.2 ms on which bulk comes at 200 MB/s for `turns` round trips, and with it what `beside` sends.
+fn bulk_beside(pair: &mut Pair, bulk: u32, turns: usize, mut beside: impl FnMut(&mut Pair)) {
+    const ROUND_TRIP: Duration = Duration::from_micros(200);
+    for _ in 0..turns {
+        let count = pair.client.session.sendable(bulk).min(40_000);
+        pair.client.write(bulk, count);
+        beside(pair);
+        pair.now += ROUND_TRIP;
+        pair.settle();
+        pair.gateway.consume(pair.now, bulk, usize::MAX);
+        pair.settle();
+    }
+}
+
+/// Bytes above its first credit that the gateway's window of the session has.
+fn grown(pair: &Pair) -> usize {
+    pair.gateway.session.window() - INITIAL_SESSION_CREDIT as usize
+}
+
+/// A pair on a path of 0.2 ms with a stream whose window has grown as far as it does there.
+fn short_path() -> (Pair, u32) {
+    // Room for it once, so that a window that shrank must have given its room back to grow again.
+    let limits = Limits { max_session_window: 1_300_000, ..Limits::default() };
+    let mut pair = Pair::with_budget(limits, 64 * 1024 * 1024);
+    let bulk = pair.open(Kind::Bytes);
+    let now = pair.now;
+    pair.gateway.say(|session, out| session.ping(now, out));
+    bulk_beside(&mut pair, bulk, 150, |_| {});
+    assert!(grown(&pair) > 700_000, "two round trips of 2 ms: {}", grown(&pair));
+    (pair, bulk)
+}
+
+#[test]
+fn a_window_of_a_short_path_shrinks_beside_small_messages_and_grows_again() {
+    let (mut pair, bulk) = short_path();
+    let small = pair.open(Kind::Bytes);
+    let before = pair.gateway.stories[&bulk].received;
+    bulk_beside(&mut pair, bulk, 150, |pair| {
+        pair.client.write(small, 64);
+        pair.settle();
+        pair.gateway.consume(pair.now, small, usize::MAX);
+    });
+    let moved = pair.gateway.stories[&bulk].received - before;
+    assert!(grown(&pair) < 50_000, "two round trips of 0.25 ms: {}", grown(&pair));
+    assert_eq!(pair.budget.left(), 64 * 1024 * 1024 - grown(&pair));
+    assert_eq!(moved, 150 * 40_000, "and it is as fast as before");
+
+    pair.now += Duration::from_secs(1);
+    bulk_beside(&mut pair, bulk, 150, |_| {});
+    assert!(grown(&pair) > 700_000, "they ended a second ago: {}", grown(&pair));
+}
+
+#[test]
+fn datagrams_are_small_messages() {
+    let (mut pair, bulk) = short_path();
+    let flow = pair.open(Kind::Datagrams);
+    bulk_beside(&mut pair, bulk, 150, |pair| {
+        pair.client.say(|session, out| session.write_datagram(flow, b"voice", out));
+    });
+    assert!(grown(&pair) < 50_000, "{}", grown(&pair));
+}
+
+#[test]
+fn a_stream_that_its_next_hop_holds_up_carries_no_small_messages() {
+    let (mut pair, bulk) = short_path();
+    let stuck = pair.open(Kind::Bytes);
+    bulk_beside(&mut pair, bulk, 150, |pair| {
+        pair.client.write(stuck, 1_000);
+        pair.settle();
+        pair.gateway.consume(pair.now, stuck, 10);
+    });
+    assert!(grown(&pair) > 700_000, "{}", grown(&pair));
+}
+
+#[test]
+fn a_window_of_a_long_path_stays_beside_small_messages() {
+    let mut pair = Pair::new(Limits::default());
+    let bulk = pair.open(Kind::Bytes);
+    let small = pair.open(Kind::Bytes);
+    let sent = pump(&mut pair, bulk, Duration::from_millis(20), 20);
+    let before = grown(&pair);
+    for _ in 0..20 {
+        pair.client.write(small, 64);
+        pump(&mut pair, bulk, Duration::from_millis(20), 1);
+        pair.gateway.consume(pair.now, small, usize::MAX);
+    }
+    assert!(before > 2 * 1024 * 1024, "{sent:?}");
+    assert!(grown(&pair) >= before, "{} after {before}", grown(&pair));
+}
+
+#[test]
+fn the_round_trip_is_measured_often_at_first_and_then_every_ten_seconds() {
+    let mut pair = Pair::new(Limits::default());
+    let start = pair.now;
+    let mut at = Vec::new();
+    while pair.now < start + Duration::from_secs(40) {
+        let now = pair.now;
+        pair.client.say(|session, out| session.ping_when_due(now, out));
+        if pair.deliver(Side::Client) {
+            at.push((pair.now - start).as_millis());
+        }
+        pair.settle();
+        pair.now += Duration::from_millis(50);
+    }
+    assert_eq!(at, [0, 100, 300, 700, 1_500, 3_100, 6_300, 12_700, 22_700, 32_700]);
+}

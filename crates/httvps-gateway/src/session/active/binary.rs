@@ -8,10 +8,7 @@ use crate::metrics::{ClientErrorCode, Limit, SessionEnd};
 use httvps_proto::v2::{Event, Frames, Kind, ResetCode, Side, Violation};
 use httvps_proto::{ErrorCode, StreamKey};
 use httvps_transport::ws::CloseCode;
-use std::time::{Duration, Instant};
-
-/// How often the round trip is measured while the session is busy.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
+use std::time::Instant;
 
 impl Active {
     /// Takes the frames of the binary message that has arrived, in order.
@@ -78,12 +75,8 @@ impl Active {
 
     /// Asks for the round trip now and then, while there is traffic: the windows grow by it.
     pub(super) fn measure(&mut self, now: Instant) {
-        if now < self.ping_at {
-            return;
-        }
         if let Wire::V2(session) = &mut self.wire {
-            self.ping_at = now + PING_INTERVAL;
-            self.link.outbox().frames(|frames| session.ping(now, frames));
+            self.link.outbox().frames(|frames| session.ping_when_due(now, frames));
         }
     }
 

@@ -1,9 +1,38 @@
 //! How the windows of a session grow, shrink and are granted.
 
+use super::super::stream::Path;
 use super::super::{Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT};
 use super::Session;
+use std::time::{Duration, Instant};
+
+/// So long after small messages their like is expected to come.
+const SMALL_FOR: Duration = Duration::from_secs(1);
 
 impl Session {
+    /// Fits a stream's window to its path and to what else the session carries; asked when bytes
+    /// of it were consumed.
+    pub(super) fn fit_stream(&mut self, stream: u32, now: Instant) {
+        let Some(known) = self.streams.get_mut(&stream) else {
+            return;
+        };
+        let since = self.small_at.map(|at| now.saturating_duration_since(at));
+        let path = Path {
+            shortest: self.pings.shortest().unwrap_or_default(),
+            to_fill: self.pings.to_fill().unwrap_or_default(),
+            is_beside_small: since.is_some_and(|since| since < SMALL_FOR),
+        };
+        let measured = known.measure(now, path);
+        let less = u64::from(known.shrink());
+        self.promised -= less;
+        self.grown -= less;
+        if let Some(measured) = measured {
+            if measured.is_small {
+                self.small_at = Some(now);
+            }
+            self.grow(stream, measured.wanted);
+        }
+    }
+
     /// Lets a stream's window grow to `wanted`, if the session and the process have the room.
     pub(super) fn grow(&mut self, stream: u32, wanted: u32) {
         let (max_stream, max_session) =
