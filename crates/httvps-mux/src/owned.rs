@@ -1,6 +1,7 @@
 //! What the owner of a stream does with it, between two wake-ups of the driver.
 
 use crate::connection::OpenError;
+use crate::link::CHUNK;
 use crate::state::State;
 use crate::stream::StreamFailure;
 use crate::table::Progress;
@@ -8,10 +9,6 @@ use httvps_proto::v2::ResetCode;
 use std::io;
 use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
-
-/// Payload of one `stream_data`: large enough that its frame costs little, small enough that the
-/// other streams of the connection get their turn.
-const MAX_CHUNK: usize = 64 * 1024;
 
 impl State {
     /// Ready when the gateway has said whether the stream stands.
@@ -82,7 +79,7 @@ impl State {
             self.table.await_credit(id, cx.waker());
             return Poll::Pending;
         }
-        let data = &data[..data.len().min(MAX_CHUNK).min(credit)];
+        let data = &data[..data.len().min(CHUNK).min(credit)];
         if !data.is_empty() {
             self.wire.write(key, data, &mut carrier.outbox());
             self.effects.has_work = true;

@@ -1,7 +1,7 @@
 //! The protocol of a connection: the founding JSON frames, or the second wire format.
 
 use crate::link::{CHUNK, LinkOutbox};
-use httvps_proto::v2::{self, Budget, HEADER, Kind, MAX_DATA, ResetCode, Side};
+use httvps_proto::v2::{self, Budget, HEADER, Kind, ResetCode, Side};
 use httvps_proto::{ClientSession, StreamKey};
 use std::time::Instant;
 
@@ -120,7 +120,7 @@ impl Wire {
     pub(crate) fn credit(&self, stream: StreamKey) -> usize {
         match self {
             Self::Json(_) => usize::MAX,
-            Self::V2(v2) => v2.session.sendable(stream.0).min(MAX_DATA),
+            Self::V2(v2) => v2.session.sendable(stream.0).min(CHUNK),
         }
     }
 

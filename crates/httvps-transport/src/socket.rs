@@ -88,7 +88,9 @@ const LOOPBACK_CONGESTION: &[u8] = b"reno";
 /// Fits a socket to the path to `peer`. Call it before connecting, or after accepting where the listener has more than
 /// this host as its peers.
 ///
-/// A peer on this host is not paced, whatever `net.ipv4.tcp_congestion_control` says; others keep the host's setting.
+/// A peer on the loopback interface is not paced, whatever `net.ipv4.tcp_congestion_control` says; others keep the host's
+/// setting. An accepted connection that began with a control that paces (BBR) stays paced: only what such a listener
+/// inherits to it, for a loopback address, prevents that.
 pub fn suit_peer(socket: &impl AsFd, peer: IpAddr) {
     if peer.to_canonical().is_loopback() {
         // It only costs speed where it cannot be had.
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_on_this_host_is_not_paced() {
+    async fn a_peer_on_this_host_has_the_control_that_does_not_pace() {
         for bind in [Bind::Address((Ipv4Addr::LOCALHOST, 0).into()), Bind::Any(0)] {
             let listener = listen(bind).unwrap();
             let port = listener.local_addr().unwrap().port();

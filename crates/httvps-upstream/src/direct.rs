@@ -19,7 +19,8 @@ use crate::{
 /// How long opening an upstream may take when nobody says otherwise.
 pub const DEFAULT_DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A dead target is noticed about two minutes after its last sign of life, however idle the stream is.
+/// A dead target that is not on this host is noticed about two minutes after its last sign of life, however idle the
+/// stream is.
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_RETRIES: u32 = 4;
@@ -195,7 +196,8 @@ async fn dial(address: SocketAddr, source: &Source) -> io::Result<TcpStream> {
 /// Sets what the path to a target asks for.
 ///
 /// Between two programs of one host nothing is lost that probes could notice, and no path is spared by
-/// pacing, which costs a timer for nearly every write.
+/// pacing, which costs a timer for nearly every write (as in `suit_peer` of the transport). Where the host forwards a
+/// loopback address to another, a target that vanishes holds its stream until the stream's idle time-out.
 fn suit(socket: &SockRef<'_>, target: IpAddr) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     if target.is_loopback() {
@@ -240,7 +242,9 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = dial(listener.local_addr().unwrap(), &Source::default()).await.unwrap();
         assert!(stream.nodelay().unwrap());
-        assert!(SockRef::from(&stream).tcp_congestion().unwrap().starts_with(b"reno"));
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_congestion().unwrap().starts_with(b"reno"));
+        assert!(!socket.keepalive().unwrap(), "four calls for nothing");
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@ use tracing_subscriber::registry::Registry;
 pub const MAX_WAITING_LINES: usize = 8_192;
 
 /// How long lines gather after some were written. Waking a thread for each line cost a twentieth of a handshake.
+/// A process that is killed loses those of that time with what waits.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// How long the end of the process waits for the last lines to be written.

@@ -1,7 +1,7 @@
 //! The protocol of a session: the founding JSON frames, or the second wire format.
 
 use httvps_mux::{CHUNK, LinkOutbox};
-use httvps_proto::v2::{self, HEADER, MAX_DATA, MAX_DATAGRAM, ResetCode, Violation};
+use httvps_proto::v2::{self, HEADER, MAX_DATAGRAM, ResetCode, Violation};
 use httvps_proto::{Session, StreamEnd, StreamKey};
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -39,7 +39,7 @@ impl Wire {
     pub(super) fn credit(&self, stream: StreamKey) -> usize {
         match self {
             Self::Json(_) => usize::MAX,
-            Self::V2(session) => session.sendable(stream.0).min(MAX_DATA),
+            Self::V2(session) => session.sendable(stream.0).min(CHUNK),
         }
     }
 

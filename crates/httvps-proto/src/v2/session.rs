@@ -43,8 +43,8 @@ pub struct Session {
     /// What of it is above their first credit.
     grown: u64,
     pings: Pings,
-    /// When the peer last sent small messages, which should not wait behind bulk.
-    small_at: Option<Instant>,
+    /// When the peer last sent small messages, which should not wait behind bulk, and on which stream.
+    small: Option<(Instant, u32)>,
     is_going_away: bool,
     /// When the session ends, as far as the gateway has said.
     ends_at: Option<Instant>,
@@ -65,7 +65,7 @@ impl Session {
             promised: 0,
             grown: 0,
             pings: Pings::default(),
-            small_at: None,
+            small: None,
             is_going_away: false,
             ends_at: None,
         }
@@ -102,7 +102,7 @@ impl Session {
             Frame::Credit { stream, increment } => self.handle_credit(stream, increment),
             Frame::Datagram { stream, data } => match self.known(stream)? {
                 Some(known) if known.kind == Kind::Datagrams => {
-                    self.small_at = Some(now);
+                    self.small = Some((now, stream));
                     Ok(Event::Datagram { stream, data })
                 }
                 Some(_) => Err(Violation::WrongKind),
@@ -450,6 +450,7 @@ impl Session {
             // A peak of streams is no reason to hold its table for ever.
             self.streams = HashMap::new();
         }
+        debug_assert!(self.is_balanced(), "the sums are those of the windows");
         self.release(known.window.held() as usize, out);
     }
 

@@ -5,15 +5,19 @@ use super::{INITIAL_STREAM_CREDIT, Kind};
 use std::time::{Duration, Instant};
 
 /// The shortest round trip that counts. On a shorter path the turns of the two ends take longer, and with a few frames in
-/// flight one of them often waits for the other: on the loopback interface eight streams are a quarter faster than with
+/// flight one of them often waits for the other: on the loopback interface eight streams are a third faster than with
 /// [`MIN_ROUND_TRIP_BESIDE_SMALL`].
 const MIN_ROUND_TRIP: Duration = Duration::from_millis(2);
 
 /// The same while small messages of another stream may have to wait behind what is in flight.
 const MIN_ROUND_TRIP_BESIDE_SMALL: Duration = Duration::from_micros(250);
 
-/// A stream that its next hop does not hold up and that is no faster than this, in bytes a second, carries small messages.
-const SMALL_RATE: u128 = 1024 * 1024;
+/// The shortest round trip from which on nothing shrinks beside small messages: a path that is no host or
+/// local network may often be several times slower than at its best, without a queue of ours.
+const MIN_UNSHRUNK: Duration = Duration::from_millis(1);
+
+/// A stream whose next hop takes everything, and no more than this between two looks (10 ms or more), carries small messages.
+const SMALL_MAX: u64 = 10 * 1024;
 
 /// Rates are measured over a round trip, but over no less than this: a burst out of full buffers is
 /// faster than what the path and the next hop can keep up.
@@ -72,10 +76,11 @@ impl Stream {
     /// back by the window sends one window in that time, so the window doubles until something
     /// else is the limit. Then it stays, and more credit would only fill queues on the way, in
     /// which small messages of other streams would wait. On a short path, where a window is larger
-    /// than the path needs, it becomes smaller as soon as there are some (`is_beside_small`).
+    /// than the path needs, it becomes smaller as soon as there are some (`is_beside_small`), but
+    /// never smaller than a stream's first credit.
     pub(super) fn measure(&mut self, now: Instant, path: Path) -> Option<Measured> {
-        // On a short path what is above its shortest round trip is queues, most of them our own.
-        let is_shallow = path.is_beside_small && path.shortest < MIN_ROUND_TRIP;
+        // On so short a path what is above its shortest round trip is queues, most of them our own.
+        let is_shallow = path.is_beside_small && path.shortest < MIN_UNSHRUNK;
         let period = if is_shallow {
             path.shortest.max(MIN_ROUND_TRIP_BESIDE_SMALL)
         } else {
@@ -85,13 +90,12 @@ impl Stream {
         if elapsed < period.max(MIN_ELAPSED) {
             return None;
         }
-        let drained = u128::from(std::mem::take(&mut self.drained));
+        let drained = std::mem::take(&mut self.drained);
         self.measured_at = now;
-        let in_flight = drained * period.as_nanos() / elapsed.as_nanos();
+        let in_flight = u128::from(drained) * period.as_nanos() / elapsed.as_nanos();
         let wanted = u32::try_from(in_flight * 2).unwrap_or(u32::MAX);
         self.ceiling = if is_shallow { wanted.max(INITIAL_STREAM_CREDIT) } else { u32::MAX };
-        let rate = drained * Duration::from_secs(1).as_nanos() / elapsed.as_nanos();
-        Some(Measured { wanted, is_small: rate <= SMALL_RATE && self.window.held() == 0 })
+        Some(Measured { wanted, is_small: drained <= SMALL_MAX && self.window.held() == 0 })
     }
 
     /// Gives up what of the window is above what the last measurement allows; returns how much.

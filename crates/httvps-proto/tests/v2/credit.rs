@@ -2,7 +2,8 @@
 
 use crate::pair::Pair;
 use httvps_proto::v2::{
-    Budget, Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, Limits, Session, Side,
+    Budget, Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, Limits, ResetCode, Session,
+    Side,
 };
 use std::time::Duration;
 
@@ -254,7 +255,7 @@ fn short_path() -> (Pair, u32) {
     let bulk = pair.open(Kind::Bytes);
     let now = pair.now;
     pair.gateway.say(|session, out| session.ping(now, out));
-    bulk_beside(&mut pair, bulk, 150, |_| {});
+    bulk_beside(&mut pair, bulk, 137, |_| {});
     assert!(grown(&pair) > 700_000, "two round trips of 2 ms: {}", grown(&pair));
     (pair, bulk)
 }
@@ -264,7 +265,7 @@ fn a_window_of_a_short_path_shrinks_beside_small_messages_and_grows_again() {
     let (mut pair, bulk) = short_path();
     let small = pair.open(Kind::Bytes);
     let before = pair.gateway.stories[&bulk].received;
-    bulk_beside(&mut pair, bulk, 150, |pair| {
+    bulk_beside(&mut pair, bulk, 137, |pair| {
         pair.client.write(small, 64);
         pair.settle();
         pair.gateway.consume(pair.now, small, usize::MAX);
@@ -272,18 +273,63 @@ fn a_window_of_a_short_path_shrinks_beside_small_messages_and_grows_again() {
     let moved = pair.gateway.stories[&bulk].received - before;
     assert!(grown(&pair) < 50_000, "two round trips of 0.25 ms: {}", grown(&pair));
     assert_eq!(pair.budget.left(), 64 * 1024 * 1024 - grown(&pair));
-    assert_eq!(moved, 150 * 40_000, "and it is as fast as before");
+    assert_eq!(moved, 137 * 40_000, "and it is as fast as before");
 
-    pair.now += Duration::from_secs(1);
-    bulk_beside(&mut pair, bulk, 150, |_| {});
-    assert!(grown(&pair) > 700_000, "they ended a second ago: {}", grown(&pair));
+    pair.now += Duration::from_secs(2);
+    bulk_beside(&mut pair, bulk, 137, |_| {});
+    assert!(grown(&pair) > 700_000, "they ended two seconds ago: {}", grown(&pair));
+
+    pair.client.reset(bulk, ResetCode::Cancelled);
+    pair.settle();
+    assert_eq!(pair.budget.left(), 64 * 1024 * 1024 - grown(&pair));
+}
+
+#[test]
+fn a_stream_that_pauses_is_not_beside_itself() {
+    let (mut pair, bulk) = short_path();
+    for _ in 0..3 {
+        pair.client.write(bulk, 100);
+        pair.now += Duration::from_millis(50);
+        pair.settle();
+        pair.gateway.consume(pair.now, bulk, usize::MAX);
+    }
+    bulk_beside(&mut pair, bulk, 137, |_| {});
+    assert!(grown(&pair) > 700_000, "{}", grown(&pair));
+}
+
+#[test]
+fn a_slower_transfer_carries_no_small_messages() {
+    let (mut pair, bulk) = short_path();
+    let slower = pair.open(Kind::Bytes);
+    bulk_beside(&mut pair, bulk, 137, |pair| {
+        pair.client.write(slower, 1_000);
+        pair.settle();
+        pair.gateway.consume(pair.now, slower, usize::MAX);
+    });
+    assert!(grown(&pair) > 700_000, "{}", grown(&pair));
+}
+
+#[test]
+fn a_path_that_is_no_local_network_keeps_its_windows_beside_small_messages() {
+    let limits = Limits { max_stream_window: 500_000, ..Limits::default() };
+    let mut pair = Pair::new(limits);
+    let bulk = pair.open(Kind::Bytes);
+    let flow = pair.open(Kind::Datagrams);
+    pump(&mut pair, bulk, Duration::from_millis(1), 60);
+    let before = grown(&pair);
+    assert!(before > 400_000, "{before}");
+    for _ in 0..20 {
+        pair.client.say(|session, out| session.write_datagram(flow, b"voice", out));
+        pump(&mut pair, bulk, Duration::from_millis(5), 1);
+    }
+    assert_eq!(grown(&pair), before);
 }
 
 #[test]
 fn datagrams_are_small_messages() {
     let (mut pair, bulk) = short_path();
     let flow = pair.open(Kind::Datagrams);
-    bulk_beside(&mut pair, bulk, 150, |pair| {
+    bulk_beside(&mut pair, bulk, 137, |pair| {
         pair.client.say(|session, out| session.write_datagram(flow, b"voice", out));
     });
     assert!(grown(&pair) < 50_000, "{}", grown(&pair));
@@ -293,7 +339,7 @@ fn datagrams_are_small_messages() {
 fn a_stream_that_its_next_hop_holds_up_carries_no_small_messages() {
     let (mut pair, bulk) = short_path();
     let stuck = pair.open(Kind::Bytes);
-    bulk_beside(&mut pair, bulk, 150, |pair| {
+    bulk_beside(&mut pair, bulk, 137, |pair| {
         pair.client.write(stuck, 1_000);
         pair.settle();
         pair.gateway.consume(pair.now, stuck, 10);
@@ -332,4 +378,15 @@ fn the_round_trip_is_measured_often_at_first_and_then_every_ten_seconds() {
         pair.now += Duration::from_millis(50);
     }
     assert_eq!(at, [0, 100, 300, 700, 1_500, 3_100, 6_300, 12_700, 22_700, 32_700]);
+}
+
+#[test]
+fn a_peer_that_answers_no_ping_gets_no_more_than_sixteen() {
+    let mut pair = Pair::new(Limits::default());
+    for _ in 0..100 {
+        pair.now += Duration::from_secs(10);
+        let now = pair.now;
+        pair.client.say(|session, out| session.ping_when_due(now, out));
+    }
+    assert_eq!(pair.client.wire.len(), 16);
 }

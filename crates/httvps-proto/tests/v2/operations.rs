@@ -100,6 +100,7 @@ fn step(pair: &mut Pair, choices: &mut Choices<'_>) {
                 pair.deliver(side);
             }
         }
+        30 => pair.now += Duration::from_micros(200),
         _ => pair.now += Duration::from_millis(choices.next() as u64),
     }
 }

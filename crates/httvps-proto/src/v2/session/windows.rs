@@ -1,7 +1,7 @@
 //! How the windows of a session grow, shrink and are granted.
 
 use super::super::stream::Path;
-use super::super::{Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT};
+use super::super::{Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind};
 use super::Session;
 use std::time::{Duration, Instant};
 
@@ -15,11 +15,12 @@ impl Session {
         let Some(known) = self.streams.get_mut(&stream) else {
             return;
         };
-        let since = self.small_at.map(|at| now.saturating_duration_since(at));
         let path = Path {
             shortest: self.pings.shortest().unwrap_or_default(),
             to_fill: self.pings.to_fill().unwrap_or_default(),
-            is_beside_small: since.is_some_and(|since| since < SMALL_FOR),
+            is_beside_small: self.small.is_some_and(|(at, by)| {
+                by != stream && now.saturating_duration_since(at) < SMALL_FOR
+            }),
         };
         let measured = known.measure(now, path);
         let less = u64::from(known.shrink());
@@ -27,10 +28,21 @@ impl Session {
         self.grown -= less;
         if let Some(measured) = measured {
             if measured.is_small {
-                self.small_at = Some(now);
+                self.small = Some((now, stream));
             }
             self.grow(stream, measured.wanted);
+            debug_assert!(self.is_balanced(), "the sums are those of the windows");
         }
+    }
+
+    /// Whether what is promised and what of it has grown are the sums over the streams.
+    pub(super) fn is_balanced(&self) -> bool {
+        let windows = self.streams.values().filter(|stream| stream.kind == Kind::Bytes);
+        let (count, promised) = windows.fold((0, 0), |(count, sum), stream| {
+            (count + 1, sum + u64::from(stream.window.size()))
+        });
+        self.promised == promised
+            && self.grown == promised - count * u64::from(INITIAL_STREAM_CREDIT)
     }
 
     /// Lets a stream's window grow to `wanted`, if the session and the process have the room.
