@@ -74,7 +74,7 @@ pub(crate) struct Used {
     pub(crate) seconds: f64,
     /// CPU seconds of the server.
     pub(crate) server: f64,
-    /// Share of the machine that programs outside the benchmark took.
+    /// Share of the machine that programs outside the benchmark took, on other virtual machines too.
     pub(crate) foreign: f64,
 }
 
@@ -111,11 +111,12 @@ fn process_seconds(pid: &str) -> io::Result<f64> {
     ticks(fields.split_whitespace().skip(11).take(2))
 }
 
-/// User, nice and system time of all processors.
+/// User, nice and system time of all processors, and the time that a hypervisor gave to others.
 fn machine_seconds() -> io::Result<f64> {
+    const STOLEN: usize = 7;
     let stat = std::fs::read_to_string("/proc/stat")?;
-    let cpu = stat.lines().next().unwrap_or("");
-    ticks(cpu.split_whitespace().skip(1).take(3))
+    let cpu = stat.lines().next().unwrap_or("").split_whitespace().skip(1);
+    ticks(cpu.clone().take(3).chain(cpu.skip(STOLEN).take(1)))
 }
 
 fn ticks<'a>(fields: impl Iterator<Item = &'a str>) -> io::Result<f64> {

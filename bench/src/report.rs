@@ -22,8 +22,8 @@ pub(crate) fn foreign(samples: &Samples) -> String {
     let foreign = samples.largest("foreign").unwrap_or_default() * 100.0;
     let verdict = if foreign > 10.0 { " **Too much: repeat on a quiet machine.**" } else { "" };
     format!(
-        "Programs outside the benchmark took at most {foreign:.0} % of the machine during a \
-         measurement.{verdict}\n"
+        "Programs outside the benchmark, also on other virtual machines, took at most {foreign:.0} % of \
+         the machine during a measurement.{verdict}\n"
     )
 }
 

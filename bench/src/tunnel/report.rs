@@ -76,8 +76,8 @@ pub(crate) fn markdown(samples: &Samples, plan: &Plan) -> String {
     // Writing into a String does not fail.
     let _ = writeln!(
         page,
-        "{} rounds of {:.1} s. Programs outside the benchmark took at most {foreign:.0} % of the \
-         machine under load.",
+        "{} rounds of {:.1} s. Programs outside the benchmark, also on other virtual machines, took at \
+         most {foreign:.0} % of the machine under load.",
         plan.rounds,
         plan.length.measured.as_secs_f64()
     );
