@@ -89,8 +89,8 @@ const LOOPBACK_CONGESTION: &[u8] = b"reno";
 /// this host as its peers.
 ///
 /// A peer on the loopback interface is not paced, whatever `net.ipv4.tcp_congestion_control` says; others keep the host's
-/// setting. An accepted connection that began with a control that paces (BBR) stays paced: only what such a listener
-/// inherits to it, for a loopback address, prevents that.
+/// setting. An accepted connection whose listener has a control that paces (BBR) stays paced all the same; a listener on a
+/// loopback address has none.
 pub fn suit_peer(socket: &impl AsFd, peer: IpAddr) {
     if peer.to_canonical().is_loopback() {
         // It only costs speed where it cannot be had.
