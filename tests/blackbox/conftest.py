@@ -70,7 +70,7 @@ def launch(authority, pair, tmp_path_factory):
             assert may_exit or gateway.alive, f"the gateway ended:\n{gateway.output()[-4000:]}"
         finally:
             gateway.kill()
-        assert "panicked at" not in gateway.output(), gateway.output()[-4000:]
+        gateway.assert_kept()
 
     return run
 

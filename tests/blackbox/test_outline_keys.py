@@ -73,7 +73,7 @@ def rotated_under_traffic(gateway, target, old, new, rotate):
         goes_on()
     assert gateway.metric("outline_moves_total") == 0
     for one in (old, new):
-        assert one.password not in gateway.output()
+        gateway.never_says(one.password)
 
 
 def test_a_key_rotated_in_the_file(run, target, tmp_path):
@@ -82,7 +82,7 @@ def test_a_key_rotated_in_the_file(run, target, tmp_path):
 
         def rotate():
             pool_file(tmp_path / "nodes.yaml", new)
-            eventually(lambda: "outline_nodes_reloaded" in gateway.output(), 5, "the file is read")
+            gateway.says("outline_nodes_reloaded")
         rotated_under_traffic(gateway, target, old, new, rotate)
 
 
@@ -96,7 +96,7 @@ def test_a_dynamic_key_rotated_by_its_server(run, authority, target):
 
             def rotate():
                 current[0] = new.key
-                eventually(lambda: gateway.output().count("outline_key_replaced") == 2, 10, "the new key is there")
+                gateway.says("outline_key_replaced", times=2, within=10)
             rotated_under_traffic(gateway, target, old, new, rotate)
 
 
@@ -165,17 +165,17 @@ def kept(run, authority, node, target, answer, words):
             exchange(device, "before", target)
             current[0] = answer
             eventually(lambda: gateway.metric("outline_key_failures_total") > 0, 15, "a refresh fails")
-            eventually(lambda: words in gateway.output(), 5, f"the words {words!r}")
+            gateway.says(words)
             again(device, "before")
             exchange(device, "after", target)
             assert gateway.metric("outline_node_state", node="dyn") == 0
             # A good answer ends the trouble.
             failed = gateway.metric("outline_key_failures_total")
             current[0] = node.key
-            eventually(lambda: '"outline_key_refresh_failed"' in gateway.output(), 5, "the failure is told")
+            gateway.says('"outline_key_refresh_failed"')
             exchange(device, "again", target)
             assert failed <= 3
-        assert "hunter2" not in gateway.output() and node.password not in gateway.output()
+        gateway.never_says("hunter2", node.password)
         return gateway
 
 

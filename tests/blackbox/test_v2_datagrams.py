@@ -101,6 +101,7 @@ def test_the_books_are_even_afterwards(own_gateway):
         assert own_gateway.metric("stream_ends_total", reason="client_closed") == 1
     eventually(own_gateway.is_idle, what="nothing is left")
     assert own_gateway.metric("bytes_in_total") == own_gateway.metric("bytes_out_total") == 5
+    own_gateway.says("session_ended")
     line = next(line for line in own_gateway.lines() if "session_ended" in line)
     assert '"bytes_in":5' in line and '"bytes_out":5' in line and '"streams":1' in line
 

@@ -50,6 +50,7 @@ class Gateway:
         self.settings, self.authority = settings, authority
         self.port, self.admin_port = port, admin_port
         self.folder = Path(folder)
+        self._never = {"panicked at"}
         self.out, self.err = self.folder / "stdout", self.folder / "stderr"
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen([BINARY, "gateway"], env=environment(settings), cwd=self.folder,
@@ -121,12 +122,31 @@ class Gateway:
 
     # --- output --------------------------------------------------------------------------------
 
+    # Lines are written behind what they tell of: a test waits for a line (`says`), and what must never be written is
+    # looked for once more when the gateway has ended (`never_says`).
+
     def output(self):
         """Everything it wrote so far, stdout before stderr."""
         return self.out.read_text(errors="surrogateescape") + self.err.read_text(errors="surrogateescape")
 
     def lines(self):
-        return [line for line in self.output().split("\n") if line]
+        """The lines that are written whole."""
+        return [line for line in self.output().split("\n")[:-1] if line]
+
+    def says(self, text, times=1, within=5):
+        """Waits until it has written `text`."""
+        eventually(lambda: self.output().count(text) >= times, within, f"{text} is written")
+
+    def never_says(self, *secrets):
+        """None of `secrets` is written, now or up to its end."""
+        self._never.update(secrets)
+        self.assert_kept()
+
+    def assert_kept(self):
+        """None of what it must never write is there."""
+        output = self.output()
+        for secret in self._never:
+            assert secret not in output, f"{secret!r} is written:\n{output[-4000:]}"
 
     # --- network -------------------------------------------------------------------------------
 
