@@ -20,6 +20,7 @@ mod session;
 mod tunnel;
 
 use clap::Parser;
+use handshakes::Depth;
 use rig::Rig;
 use samples::Samples;
 use session::KeyExchange;
@@ -167,13 +168,22 @@ fn allow_many_files() -> io::Result<Option<u64>> {
 
 async fn measure_handshakes(rig: &Rig, plan: &Plan, samples: &mut Samples) -> io::Result<()> {
     for key_exchange in KeyExchange::ALL {
-        let (server, endpoint) = rig.gateway(key_exchange, &[])?;
-        let (count, used) =
-            handshakes::run(&server, &endpoint, plan.warm_up, plan.measured).await?;
-        let name = format!("handshake.{}", key_exchange.name());
-        samples.add(format!("{name}.cpu_us"), used.server * 1e6 / count as f64);
-        samples.add(format!("{name}.per_second"), count as f64 / used.seconds);
-        samples.add("foreign", used.foreign);
+        let mut peers = vec![
+            ("gateway", Depth::Session, rig.gateway(key_exchange, &[])?),
+            ("tls", Depth::Tls, rig.tls_echo(key_exchange)?),
+        ];
+        // The system's OpenSSL has no other key exchange.
+        if let (KeyExchange::X25519, Some(relay)) = (key_exchange, rig.relay().await?) {
+            peers.push(("relay", Depth::Tls, relay));
+        }
+        for (who, depth, (server, endpoint)) in peers {
+            let run = handshakes::run(&server, &endpoint, depth, plan.warm_up, plan.measured);
+            let (count, used) = run.await?;
+            let name = format!("handshake.{}.{who}", key_exchange.name());
+            samples.add(format!("{name}_cpu_us"), used.server * 1e6 / count as f64);
+            samples.add(format!("{name}_per_second"), count as f64 / used.seconds);
+            samples.add("foreign", used.foreign);
+        }
     }
     Ok(())
 }
@@ -189,7 +199,7 @@ async fn measure_echo(
     let gateway = echo::through_gateway(&server, &endpoint, payload, length).await?;
     drop(server);
     let mut results = vec![("gateway", gateway)];
-    let (server, endpoint) = rig.tls_echo()?;
+    let (server, endpoint) = rig.tls_echo(KeyExchange::X25519)?;
     results.push(("tls", echo::through_plain(&server, &endpoint, payload, length).await?));
     drop(server);
     if let Some((server, endpoint)) = rig.relay().await? {

@@ -31,37 +31,51 @@ fn handshakes(samples: &Samples) -> String {
     let mut rows = Vec::new();
     for key_exchange in KeyExchange::ALL {
         let name = key_exchange.name();
+        let cost = |who: &str| format!("handshake.{name}.{who}_cpu_us");
         rows.push(vec![
             name.to_owned(),
-            samples.cell(&format!("handshake.{name}.cpu_us"), 0),
-            samples.cell(&format!("handshake.{name}.per_second"), 0),
+            samples.cell(&cost("gateway"), 0),
+            samples.cell(&cost("tls"), 0),
+            ratio(samples, &cost("gateway"), &cost("tls")),
+            samples.cell(&cost("relay"), 0),
+            ratio(samples, &cost("gateway"), &cost("relay")),
+            samples.cell(&format!("handshake.{name}.gateway_per_second"), 0),
         ]);
     }
-    let head = ["key exchange", "gateway CPU µs each", "a second"];
+    let head = [
+        "key exchange",
+        "gateway CPU µs",
+        "TLS echo CPU µs",
+        "gateway ÷ TLS echo",
+        "HAProxy CPU µs",
+        "gateway ÷ HAProxy",
+        "gateway a second",
+    ];
     let words = format!(
-        "Handshakes: TCP, full TLS 1.3 handshake, upgrade, `hello`, backend, `auth_result`; {WORKERS} at once."
+        "Handshakes, {WORKERS} at once. The gateway: TCP, full TLS 1.3 handshake, upgrade, `hello`, backend, \
+         `auth_result`. The TLS echo (rustls) and HAProxy (TLS to a TCP echo): TCP, full TLS 1.3 handshake and \
+         one byte there and back."
     );
     table(&words, &head, &rows)
+}
+
+/// Median by median.
+fn ratio(samples: &Samples, ours: &str, other: &str) -> String {
+    let both = samples.median(ours).zip(samples.median(other));
+    both.map_or_else(|| "–".to_owned(), |(ours, other)| format!("{:.2}", ours / other))
 }
 
 fn echo(samples: &Samples) -> String {
     let mut rows = Vec::new();
     for payload in PAYLOADS {
         let cost = |who: &str| format!("echo.{payload}.{who}_cpu_s_per_gib");
-        let ratio = |to: &str| {
-            let both = samples.median(&cost("gateway")).zip(samples.median(&cost(to)));
-            both.map_or_else(
-                || "–".to_owned(),
-                |(gateway, other)| format!("{:.2}", gateway / other),
-            )
-        };
         rows.push(vec![
             format!("{} KiB", payload / 1024),
             samples.cell(&cost("gateway"), 2),
             samples.cell(&cost("tls"), 2),
-            ratio("tls"),
+            ratio(samples, &cost("gateway"), &cost("tls")),
             samples.cell(&cost("relay"), 2),
-            ratio("relay"),
+            ratio(samples, &cost("gateway"), &cost("relay")),
             samples.cell(&format!("echo.{payload}.gateway_mib_per_s"), 0),
         ]);
     }

@@ -104,12 +104,12 @@ impl Rig {
     }
 
     /// A plain TLS echo on the gateway's TLS library: this program again.
-    pub(crate) fn tls_echo(&self) -> io::Result<(Server, Endpoint)> {
+    pub(crate) fn tls_echo(&self, key_exchange: KeyExchange) -> io::Result<(Server, Endpoint)> {
         let port = free_port()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("--tls-echo").arg(port.to_string()).arg("--folder").arg(self.folder.path());
         let server = Server::start(&mut command, &self.path("echo.log"), port)?;
-        Ok((server, self.endpoint(port, KeyExchange::X25519)?))
+        Ok((server, self.endpoint(port, key_exchange)?))
     }
 
     /// HAProxy that ends TLS and relays to a plain TCP echo in this process.

@@ -9,7 +9,7 @@ mod target;
 mod v2;
 
 use crate::echo::{self, Length};
-use crate::handshakes;
+use crate::handshakes::{self, Depth};
 use crate::process::Used;
 use crate::rig::Rig;
 use crate::samples::Samples;
@@ -265,11 +265,17 @@ async fn alone(
     let length = plan.length;
     if plan.has(Section::Handshake) {
         tell("handshakes");
-        let (server, endpoint) = rig.gateway(KeyExchange::X25519, &[])?;
-        let run = handshakes::run(&server, &endpoint, length.warm_up, length.measured);
-        let (count, used) = run.await?;
-        note_foreign(samples, &used);
-        samples.add("tunnel.httvps.handshake", used.server * 1e6 / count as f64);
+        let gateway = rig.gateway(KeyExchange::X25519, &[])?;
+        let mut peers = vec![("handshake", Depth::Session, gateway)];
+        if let Some(relay) = rig.relay().await? {
+            peers.push(("handshake.relay", Depth::Tls, relay));
+        }
+        for (name, depth, (server, endpoint)) in peers {
+            let run = handshakes::run(&server, &endpoint, depth, length.warm_up, length.measured);
+            let (count, used) = run.await?;
+            note_foreign(samples, &used);
+            samples.add(format!("tunnel.httvps.{name}"), used.server * 1e6 / count as f64);
+        }
     }
     if plan.has(Section::Json) {
         tell("JSON echo");
