@@ -1,12 +1,13 @@
 //! Buffers that belong to a worker thread and are lent to connections while bytes move.
 //!
-//! Two kinds: *areas* for TLS records, which a connection holds across polls only while they are
-//! in use, and a *pool* of growable buffers for WebSocket messages, which are held across polls
-//! only while they are not empty. Bounds per thread for what nobody has borrowed: [`AREAS`] areas
-//! of [`AREA_LEN`], and [`POOL_BUFFERS`] buffers of at most [`RESERVED`] each, most of which have
-//! seen [`POOLED_FILL`] bytes at the most.
+//! Three kinds: *areas* for TLS records, which a connection holds across polls only while they are
+//! in use, *stores* for WebSocket messages that arrive, and growable *buffers* for those that
+//! leave, both held across polls only while they are not empty. Bounds per thread for what nobody
+//! has borrowed: [`AREAS`] areas of [`AREA_LEN`], and [`POOLED`] stores and as many buffers of at
+//! most [`RESERVED`] each, most of which have seen [`POOLED_FILL`] bytes at the most.
 
 use std::cell::RefCell;
+use std::thread::LocalKey;
 
 /// Bytes moved by one read or one write at the most.
 pub(crate) const BULK: usize = 128 * 1024;
@@ -27,18 +28,35 @@ pub(crate) const POOLED_FILL: usize = 2 * BULK;
 /// kernel one by one, whichever thread frees them.
 pub(crate) const RESERVED: usize = 544 * 1024;
 
-/// Buffers kept per thread.
-const POOL_BUFFERS: usize = 8;
+/// Stores, and buffers, kept per thread.
+const POOLED: usize = 8;
+
+type Pool = RefCell<Vec<Vec<u8>>>;
 
 thread_local! {
-    static AREA_POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    static POOL: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static AREA_POOL: Pool = const { RefCell::new(Vec::new()) };
+    static STORE_POOL: Pool = const { RefCell::new(Vec::new()) };
+    static BUFFER_POOL: Pool = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes an area: [`AREA_LEN`] bytes, left over from earlier uses. The one given back last comes
-/// first, because it is still in the processor's cache.
+/// What was given back last comes first, because it is still in the processor's cache.
+fn pop(pool: &'static LocalKey<Pool>) -> Option<Vec<u8>> {
+    pool.try_with(|pool| pool.borrow_mut().pop()).ok().flatten()
+}
+
+/// One too many is freed, and so is everything while the thread ends and its pools are gone.
+fn push(pool: &'static LocalKey<Pool>, most: usize, returned: Vec<u8>) {
+    let _ = pool.try_with(|pool| {
+        let mut pool = pool.borrow_mut();
+        if pool.len() < most {
+            pool.push(returned);
+        }
+    });
+}
+
+/// Takes an area: [`AREA_LEN`] bytes, left over from earlier uses.
 pub(crate) fn take_area() -> Vec<u8> {
-    AREA_POOL.try_with(|pool| pool.borrow_mut().pop()).ok().flatten().unwrap_or_else(fresh_area)
+    pop(&AREA_POOL).unwrap_or_else(fresh_area)
 }
 
 fn fresh_area() -> Vec<u8> {
@@ -49,38 +67,35 @@ fn fresh_area() -> Vec<u8> {
 
 /// Gives an area back. One too many is freed, and so is what is no area.
 pub(crate) fn give_back_area(area: Vec<u8>) {
-    if area.len() != AREA_LEN {
-        return;
+    if area.len() == AREA_LEN {
+        push(&AREA_POOL, AREAS, area);
     }
-    // While the thread ends its storage is gone; the area is then simply freed.
-    let _ = AREA_POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if pool.len() < AREAS {
-            pool.push(area);
-        }
-    });
+}
+
+/// Takes a store: [`RESERVED`] bytes, [`POOLED_FILL`] of which should be used. As many bytes as it
+/// is long are left over from earlier uses, so that they need not be initialised again.
+pub(crate) fn take_store() -> Vec<u8> {
+    pop(&STORE_POOL).unwrap_or_else(|| Vec::with_capacity(RESERVED))
+}
+
+/// Gives a store back. One that has shrunk or grown is freed.
+pub(crate) fn give_back_store(store: Vec<u8>) {
+    if store.capacity() == RESERVED {
+        push(&STORE_POOL, POOLED, store);
+    }
 }
 
 /// Takes an empty buffer of [`RESERVED`] bytes, [`POOLED_FILL`] of which should be used.
 pub(crate) fn take() -> Vec<u8> {
-    POOL.try_with(|pool| pool.borrow_mut().pop())
-        .ok()
-        .flatten()
-        .unwrap_or_else(|| Vec::with_capacity(RESERVED))
+    pop(&BUFFER_POOL).unwrap_or_else(|| Vec::with_capacity(RESERVED))
 }
 
-/// Gives a buffer back. One that has shrunk or grown, and one too many, is freed.
+/// Gives a buffer back. One that has shrunk or grown is freed.
 pub(crate) fn give_back(mut buffer: Vec<u8>) {
-    if buffer.capacity() != RESERVED {
-        return;
+    if buffer.capacity() == RESERVED {
+        buffer.clear();
+        push(&BUFFER_POOL, POOLED, buffer);
     }
-    buffer.clear();
-    let _ = POOL.try_with(|pool| {
-        let mut pool = pool.borrow_mut();
-        if pool.len() < POOL_BUFFERS {
-            pool.push(buffer);
-        }
-    });
 }
 
 /// Empties `buffer` if it holds nothing from `start` on, or moves the little that it holds into
@@ -89,13 +104,17 @@ pub(crate) fn give_back(mut buffer: Vec<u8>) {
 /// Returns true if the content was moved to the front (`start` is then 0). A buffer with a quarter
 /// of its usual fill is in use and stays as it is.
 pub(crate) fn park(buffer: &mut Vec<u8>, start: usize) -> bool {
-    let held = buffer.len() - start;
-    if held > 0 && held * 4 >= buffer.capacity().min(POOLED_FILL) {
+    if is_in_use(buffer.len() - start, buffer.capacity()) {
         return false;
     }
     let small = buffer[start..].to_vec();
     give_back(std::mem::replace(buffer, small));
     true
+}
+
+/// Whether what is held is worth the room that is kept for it.
+pub(crate) fn is_in_use(held: usize, capacity: usize) -> bool {
+    held > 0 && held * 4 >= capacity.min(POOLED_FILL)
 }
 
 #[cfg(test)]
@@ -122,16 +141,32 @@ mod tests {
 
     #[test]
     fn the_pool_keeps_few_buffers_of_bounded_size() {
-        for _ in 0..POOL_BUFFERS * 2 {
-            give_back(Vec::with_capacity(RESERVED));
+        for (pool, give_back) in
+            [(&BUFFER_POOL, give_back as fn(Vec<u8>)), (&STORE_POOL, give_back_store)]
+        {
+            for _ in 0..POOLED * 2 {
+                give_back(Vec::with_capacity(RESERVED));
+            }
+            give_back(Vec::with_capacity(RESERVED * 2));
+            give_back(Vec::with_capacity(16));
+            pool.with(|pool| {
+                let pool = pool.borrow();
+                assert_eq!(pool.len(), POOLED);
+                assert!(pool.iter().all(|b| b.capacity() == RESERVED));
+            });
         }
-        give_back(Vec::with_capacity(RESERVED * 2));
-        give_back(Vec::with_capacity(16));
-        POOL.with(|pool| {
-            let pool = pool.borrow();
-            assert_eq!(pool.len(), POOL_BUFFERS);
-            assert!(pool.iter().all(|b| b.capacity() == RESERVED));
-        });
+    }
+
+    #[test]
+    fn a_store_keeps_what_is_initialised_and_a_buffer_is_empty() {
+        let mut store = take_store();
+        store.resize(1000, 7);
+        give_back_store(store);
+        assert_eq!(take_store(), [7; 1000]);
+        let mut buffer = take();
+        buffer.resize(1000, 7);
+        give_back(buffer);
+        assert!(take().is_empty());
     }
 
     #[test]

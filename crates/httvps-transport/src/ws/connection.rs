@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::codec::{CONTROL_MAX, CloseCode, Opcode, Violation};
 use super::inbound::{Inbound, Incoming};
@@ -343,16 +343,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
 
     /// Reads once, up to 128 KiB.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let (buffer, room) = self.inbound.room();
-        let n = ready!(poll_read_into(&mut self.io, cx, buffer, room))?;
+        let room = self.inbound.room();
+        let (n, room) = (ready!(poll_read_into(&mut self.io, cx, room))?, room.len());
+        self.inbound.commit(n, room);
         self.received += n as u64;
         Poll::Ready(Ok(n))
     }
 
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
         loop {
-            let (buffer, room) = self.inbound.room();
-            let result = poll_read_into(&mut self.io, cx, buffer, room);
+            let result = poll_read_into(&mut self.io, cx, self.inbound.room());
             self.inbound.discard();
             match result {
                 Poll::Ready(Ok(0)) => return self.end(Error::Disconnected),
@@ -393,18 +393,16 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
     }
 }
 
-/// Appends at most `room` bytes to `buffer`, within its capacity. 0 is the end of the stream.
+/// Reads into `room`. 0 is the end of the stream.
 fn poll_read_into<T: AsyncRead + Unpin>(
     io: &mut T,
     cx: &mut Context<'_>,
-    buffer: &mut Vec<u8>,
-    room: usize,
+    room: &mut [u8],
 ) -> Poll<io::Result<usize>> {
-    debug_assert!(room > 0 && room <= BULK && buffer.len() + room <= buffer.capacity());
-    let mut limited = bytes::BufMut::limit(buffer, room);
-    // The future holds no state, so that a fresh one per poll loses nothing.
-    let read = std::pin::pin!(io.read_buf(&mut limited));
-    Future::poll(read, cx)
+    debug_assert!(!room.is_empty() && room.len() <= BULK);
+    let mut buffer = ReadBuf::new(room);
+    ready!(Pin::new(io).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 impl<T> fmt::Debug for WebSocket<T> {

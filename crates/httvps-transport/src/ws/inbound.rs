@@ -13,7 +13,10 @@ use super::close;
 use super::codec::{CONTROL_MAX, CloseCode, Opcode, Violation, apply_mask, parse_header};
 use super::utf8::Utf8;
 use super::{Kind, Limits, Role};
-use crate::buffers::{self, BULK, POOLED_FILL, RESERVED};
+use crate::buffers::{BULK, POOLED_FILL, RESERVED};
+use store::Store;
+
+mod store;
 
 /// A read is worth its call if there is room for this much.
 const ROOM_MIN: usize = 16 * 1024;
@@ -32,7 +35,7 @@ pub(super) enum Incoming {
 pub(super) struct Inbound {
     role: Role,
     limits: Limits,
-    buffer: Vec<u8>,
+    buffer: Store,
     /// Payload of the message that is being received, or that has been delivered last.
     message: Range<usize>,
     /// Where the bytes begin that have not been decoded.
@@ -64,7 +67,7 @@ impl Inbound {
         Self {
             role,
             limits,
-            buffer: early.to_vec(),
+            buffer: Store::exact(early),
             message: 0..0,
             raw: 0,
             control: 0..0,
@@ -219,13 +222,13 @@ impl Inbound {
         }
     }
 
-    /// Makes room for a read and returns the buffer with the number of bytes to read at the most.
-    /// `decode` must have returned None before.
-    pub(super) fn room(&mut self) -> (&mut Vec<u8>, usize) {
+    /// Room for a read, which is told to [`commit`](Self::commit). `decode` must have returned None
+    /// before.
+    pub(super) fn room(&mut self) -> &mut [u8] {
         self.forget_delivered();
         self.close_gap();
         if self.buffer.capacity() < RESERVED {
-            self.shift_into(buffers::take());
+            self.borrow_store();
         }
         if self.spare() < ROOM_MIN && self.message.start > 0 {
             self.shift_down();
@@ -235,10 +238,15 @@ impl Inbound {
             // Within the message limit, which is a usize: `begin_frame` has checked the claim.
             let claimed = self.buffer.len().saturating_add(remaining as usize);
             let wanted = (self.buffer.capacity() * 2).min(claimed + BULK);
-            self.buffer.reserve_exact(wanted.saturating_sub(self.buffer.len()));
+            self.buffer.reserve(wanted);
         }
-        let room = self.spare().min(BULK);
-        (&mut self.buffer, room)
+        let most = self.spare().min(BULK);
+        self.buffer.room(most)
+    }
+
+    /// Notes that `n` bytes have been put at the front of a room of `room` bytes.
+    pub(super) fn commit(&mut self, n: usize, room: usize) {
+        self.buffer.commit(n, room);
     }
 
     /// Gives the buffer back if it is empty or nearly so; called when the connection waits.
@@ -250,7 +258,7 @@ impl Inbound {
         self.forget_delivered();
         self.close_gap();
         let start = self.message.start;
-        if buffers::park(&mut self.buffer, start) {
+        if self.buffer.park(start) {
             self.message = 0..self.message.end - start;
             self.raw -= start;
             self.control = 0..0;
@@ -265,7 +273,7 @@ impl Inbound {
         self.message = 0..0;
         self.control = 0..0;
         self.raw = 0;
-        buffers::give_back(std::mem::take(&mut self.buffer));
+        self.buffer = Store::default();
     }
 
     /// Moves the undecoded bytes (a partial header or control frame) to the end of the message.
@@ -298,25 +306,18 @@ impl Inbound {
 
     fn shift_down(&mut self) {
         let start = self.message.start;
-        self.buffer.drain(..start);
+        self.buffer.shift_down(start);
         self.message = 0..self.message.end - start;
         self.raw -= start;
         self.control = 0..0;
     }
 
-    fn shift_into(&mut self, mut fresh: Vec<u8>) {
+    fn borrow_store(&mut self) {
         let start = self.message.start;
-        fresh.extend_from_slice(&self.buffer[start..]);
-        self.buffer = fresh;
+        self.buffer = Store::borrowed(&self.buffer[start..]);
         self.message = 0..self.message.end - start;
         self.raw -= start;
         self.control = 0..0;
-    }
-}
-
-impl Drop for Inbound {
-    fn drop(&mut self) {
-        buffers::give_back(std::mem::take(&mut self.buffer));
     }
 }
 
