@@ -125,6 +125,8 @@ def test_the_echo_upstream_finishes_with_its_client(echoing):
         device.finish(stream)
         device.pump(lambda: device.streams[stream].finished)
         assert len(device.streams[stream].received) == 65_536
+        # With its headers a frame fills one segment of the largest size.
+        assert 65_000 < device.largest < 65_536
 
 
 def test_the_books_are_even_afterwards(gateway):

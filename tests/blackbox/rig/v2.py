@@ -42,6 +42,7 @@ class V2Device(Device):
         """The state of a session that has just begun."""
         self.streams = defaultdict(Stream)
         self.others = []
+        self.largest = 0
         self.credit = defaultdict(lambda: STREAM_CREDIT, {0: SESSION_CREDIT})
         self.granted = defaultdict(lambda: STREAM_CREDIT, {0: SESSION_CREDIT})
         self.last, self.grants = 0, True
@@ -95,6 +96,7 @@ class V2Device(Device):
                 known = self.streams[stream]
                 assert not known.finished and known.reset is None
                 known.received += data
+                self.largest = max(self.largest, len(data))
                 for account in (stream, 0):
                     self.granted[account] -= len(data)
                     assert self.granted[account] >= 0, "the gateway sends beyond its credit"

@@ -1,9 +1,10 @@
 //! Bytes in both directions: all of them, in order, within bounds.
 
 use crate::gateway::{Seen, limits, open, pair};
+use crate::gateway_v2;
 use crate::local::settle;
 use crate::within;
-use httvps_mux::{Settings, Stream, StreamFailure};
+use httvps_mux::{CHUNK, Settings, Stream, StreamFailure};
 use httvps_proto::{Limits, StreamEnd};
 use std::io::ErrorKind;
 use std::task::Poll;
@@ -43,6 +44,20 @@ async fn many_streams_echo_through_a_pipe_of_a_few_bytes() {
     }
     for task in tasks {
         within(task).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_write_leaves_in_frames_that_fill_a_segment() {
+    let (connection, mut gateway) = within(gateway_v2::pair(1 << 20, Settings::default())).await;
+    let opening = async { tokio::join!(connection.open("target:1"), gateway.open()) };
+    let (stream, key) = within(opening).await;
+    let mut stream = stream.unwrap();
+    // The credit of a fresh stream is 64 KiB.
+    let body = pattern(1, 64 * 1024);
+    within(stream.write_all(&body)).await.unwrap();
+    for part in body.chunks(CHUNK) {
+        assert!(within(gateway.next_deed()).await == gateway_v2::Seen::Data(key, part.to_vec()));
     }
 }
 
