@@ -172,7 +172,7 @@ async fn measure_handshakes(rig: &Rig, plan: &Plan, samples: &mut Samples) -> io
             ("gateway", Depth::Session, rig.gateway(key_exchange, &[])?),
             ("tls", Depth::Tls, rig.tls_echo(key_exchange)?),
         ];
-        // The system's OpenSSL has no other key exchange.
+        // OpenSSL has the other key exchange from 3.5 on, Debian 12 an older one.
         if let (KeyExchange::X25519, Some(relay)) = (key_exchange, rig.relay().await?) {
             peers.push(("relay", Depth::Tls, relay));
         }

@@ -1,8 +1,10 @@
 //! Echoes that look at nothing: over TCP behind the relay, and over TLS as a process of its own.
 
 use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -34,13 +36,17 @@ pub(crate) async fn serve_tls(port: u16, folder: &Path) -> io::Result<()> {
 pub(crate) fn acceptor(folder: &Path) -> io::Result<TlsAcceptor> {
     let certificate = CertificateDer::from_pem_file(folder.join("cert.pem"));
     let key = PrivateKeyDer::from_pem_file(folder.join("key.pem"));
-    let config = ServerConfig::builder()
+    let mut config = ServerConfig::builder()
         .with_no_client_auth()
         .with_single_cert(
             vec![certificate.map_err(io::Error::other)?],
             key.map_err(io::Error::other)?,
         )
         .map_err(io::Error::other)?;
+    // One ticket and nothing kept for it, as the gateway does.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = Ticketer::new().map_err(io::Error::other)?;
+    config.send_tls13_tickets = 1;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -59,10 +59,8 @@ fn handshakes(samples: &Samples) -> String {
     table(&words, &head, &rows)
 }
 
-/// Median by median.
 fn ratio(samples: &Samples, ours: &str, other: &str) -> String {
-    let both = samples.median(ours).zip(samples.median(other));
-    both.map_or_else(|| "–".to_owned(), |(ours, other)| format!("{:.2}", ours / other))
+    samples.ratio(ours, other).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"))
 }
 
 fn echo(samples: &Samples) -> String {

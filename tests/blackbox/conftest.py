@@ -68,6 +68,7 @@ def launch(authority, pair, tmp_path_factory):
         try:
             yield gateway
             assert may_exit or gateway.alive, f"the gateway ended:\n{gateway.output()[-4000:]}"
+            gateway.end()
         finally:
             gateway.kill()
         gateway.assert_kept()

@@ -268,7 +268,7 @@ async fn alone(
         let gateway = rig.gateway(KeyExchange::X25519, &[])?;
         let mut peers = vec![("handshake", Depth::Session, gateway)];
         if let Some(relay) = rig.relay().await? {
-            peers.push(("handshake.relay", Depth::Tls, relay));
+            peers.push(("handshake.haproxy", Depth::Tls, relay));
         }
         for (name, depth, (server, endpoint)) in peers {
             let run = handshakes::run(&server, &endpoint, depth, length.warm_up, length.measured);

@@ -125,8 +125,8 @@ fn gateway(samples: &Samples, plan: &Plan) -> String {
     };
     let words = "full handshake with the backend's verdict, server CPU µs".to_owned();
     line(Section::Handshake, words, "handshake".to_owned(), 0, Bar::AtMost(220.0));
-    let words = "HAProxy's, TLS and one byte to an echo and back".to_owned();
-    line(Section::Handshake, words, "handshake.relay".to_owned(), 0, Bar::Free);
+    let words = "of HAProxy: TLS handshake and one byte to an echo and back, CPU µs".to_owned();
+    line(Section::Handshake, words, "handshake.haproxy".to_owned(), 0, Bar::Free);
     for (payload, bar) in [(64, 1.6), (16, 1.8), (1, 5.0)] {
         let words = format!("JSON echo, {payload} KiB, server CPU s/GiB");
         line(Section::Json, words, format!("json{payload}"), 2, Bar::AtMost(bar));

@@ -22,7 +22,7 @@ const AREAS: usize = 8;
 /// Bytes of a pooled buffer that are filled in the usual case, so that few of its pages are touched.
 pub(crate) const POOLED_FILL: usize = 2 * BULK;
 
-/// Capacity reserved for every area and every fresh pooled buffer. Only the touched part of it is
+/// Capacity reserved for every area and every fresh store or buffer. Only the touched part of it is
 /// memory. An allocator that sorts blocks by size (mimalloc: those up to 512 KiB, by eights and
 /// more) keeps all of a page of such blocks while one of them is in use; larger ones go back to the
 /// kernel one by one, whichever thread frees them.

@@ -53,6 +53,18 @@ def test_allowed_claims_that_are_never_filled(case):
     case.recovered()
 
 
+def test_messages_that_stop_half_way(case):
+    case = case()
+    part = 64 * 1024
+    with many(lambda: wire_login(case.gateway), 200) as wires:
+        for wire in wires:
+            wire.frame(TEXT, b"x" * part, claim=MIB)
+        assert try_session(case.gateway)
+        case.note = f"200 x 64 KiB of 1 MiB, {mib(case.peak_growth_kib)} MiB more at the peak"
+        assert case.peak_growth_kib < 200 * 3 * 64, case.note
+    case.recovered()
+
+
 def test_a_flood_of_empty_fragments(case):
     case = case()
     wire = wire_login(case.gateway)

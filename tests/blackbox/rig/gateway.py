@@ -50,7 +50,8 @@ class Gateway:
         self.settings, self.authority = settings, authority
         self.port, self.admin_port = port, admin_port
         self.folder = Path(folder)
-        self._never = {"panicked at"}
+        # What a panic is in the log, and before the log is there.
+        self._never = {'"msg":"panic"', "msg=panic ", "panicked at"}
         self.out, self.err = self.folder / "stdout", self.folder / "stderr"
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen([BINARY, "gateway"], env=environment(settings), cwd=self.folder,
@@ -87,6 +88,14 @@ class Gateway:
 
     def exit_code(self, within):
         return self.process.wait(within)
+
+    def end(self):
+        """Ends it with its last lines written: a first signal drains, a further one ends at once."""
+        def has_ended():
+            self.terminate()
+            return not self.alive
+        if self.alive:
+            eventually(has_ended, 5, "it ends")
 
     def kill(self):
         if self.alive:

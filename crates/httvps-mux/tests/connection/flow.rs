@@ -56,6 +56,8 @@ async fn a_large_write_leaves_in_frames_that_fill_a_segment() {
     // The credit of a fresh stream is 64 KiB.
     let body = pattern(1, 64 * 1024);
     within(stream.write_all(&body)).await.unwrap();
+    // 65,536 without the headers of TCP and IP, those of four records, of the message, and of the frame.
+    assert_eq!(CHUNK, 65_332);
     for part in body.chunks(CHUNK) {
         assert!(within(gateway.next_deed()).await == gateway_v2::Seen::Data(key, part.to_vec()));
     }

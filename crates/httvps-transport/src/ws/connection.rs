@@ -91,8 +91,8 @@ impl From<io::Error> for Error {
 /// messages cannot keep the worker to itself: when the budget is spent it returns `Pending` and
 /// wakes the task. A loop that polls until `Pending` is therefore fair.
 ///
-/// **Buffers.** Received bytes and queued frames live in one buffer each, taken from a pool of the
-/// worker thread and given back when empty; a connection that waits with little in its hands
+/// **Buffers.** Received bytes and queued frames live in one buffer each, taken from a pool of its kind
+/// of the worker thread and given back when empty; a connection that waits with little in its hands
 /// (less than a quarter of the buffer) keeps an allocation of exactly that size. The receiving
 /// buffer grows by doubling as bytes arrive, up to the limit of a message and 128 KiB; the sending
 /// one holds what the owner queues, who keeps it in bounds by [`Limits::max_queued`].
@@ -343,9 +343,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
 
     /// Reads once, up to 128 KiB.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let room = self.inbound.room();
-        let (n, room) = (ready!(poll_read_into(&mut self.io, cx, room))?, room.len());
-        self.inbound.commit(n, room);
+        let n = ready!(poll_read_into(&mut self.io, cx, self.inbound.room()))?;
+        self.inbound.commit(n);
         self.received += n as u64;
         Poll::Ready(Ok(n))
     }

@@ -244,9 +244,9 @@ impl Inbound {
         self.buffer.room(most)
     }
 
-    /// Notes that `n` bytes have been put at the front of a room of `room` bytes.
-    pub(super) fn commit(&mut self, n: usize, room: usize) {
-        self.buffer.commit(n, room);
+    /// Notes that `n` bytes have been put at the front of the room.
+    pub(super) fn commit(&mut self, n: usize) {
+        self.buffer.commit(n);
     }
 
     /// Gives the buffer back if it is empty or nearly so; called when the connection waits.
@@ -273,7 +273,7 @@ impl Inbound {
         self.message = 0..0;
         self.control = 0..0;
         self.raw = 0;
-        self.buffer = Store::default();
+        self.buffer = Store::exact(&[]);
     }
 
     /// Moves the undecoded bytes (a partial header or control frame) to the end of the message.
