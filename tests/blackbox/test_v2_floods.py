@@ -85,8 +85,8 @@ def test_opens_and_resets_in_turns_end_with_1008(start):
     gateway = start(**DIRECT, GATEWAY_MAX_STREAM_OPENS_PER_SECOND=1, GATEWAY_MAX_STREAM_OPEN_BURST=5,
                     GATEWAY_MAX_ERRORS_PER_SECOND=1, GATEWAY_MAX_ERROR_BURST=20)
     with Target(silent) as target, enter(gateway) as device:
-        for stream in range(1, 100):
-            device.send_message(encode(Open(stream, "bytes", target.address)) + encode(Reset(stream, "cancelled")))
+        device.flood(encode(Open(stream, "bytes", target.address)) + encode(Reset(stream, "cancelled"))
+                     for stream in range(1, 100))
         assert device.until_gone()[0] == 1008
         assert len(target.accepted) <= 6
     eventually(lambda: gateway.metric("active_streams") == 0, what="no stream is left")

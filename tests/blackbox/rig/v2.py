@@ -6,6 +6,7 @@ It keeps to the credit that it has, counts what it granted, and fails when the g
 import asyncio
 import sys
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 
 from websockets.exceptions import ConnectionClosed
@@ -136,6 +137,12 @@ class V2Device(Device):
         """Reads until `check()` is true."""
         while not check():
             self.step(within)
+
+    def flood(self, messages):
+        """Sends them one by one, until the gateway has closed."""
+        with suppress(ConnectionClosed):
+            for message in messages:
+                self.send_message(message)
 
     def until_gone(self, within=5):
         """Reads to the end: the close code and its reason."""
