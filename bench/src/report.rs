@@ -31,16 +31,10 @@ fn handshakes(samples: &Samples) -> String {
     let mut rows = Vec::new();
     for key_exchange in KeyExchange::ALL {
         let name = key_exchange.name();
-        let cost = |who: &str| format!("handshake.{name}.{who}_cpu_us");
-        rows.push(vec![
-            name.to_owned(),
-            samples.cell(&cost("gateway"), 0),
-            samples.cell(&cost("tls"), 0),
-            ratio(samples, &cost("gateway"), &cost("tls")),
-            samples.cell(&cost("relay"), 0),
-            ratio(samples, &cost("gateway"), &cost("relay")),
-            samples.cell(&format!("handshake.{name}.gateway_per_second"), 0),
-        ]);
+        let mut row = vec![name.to_owned()];
+        row.extend(costs(samples, |who| format!("handshake.{name}.{who}_cpu_us"), 0));
+        row.push(samples.cell(&format!("handshake.{name}.gateway_per_second"), 0));
+        rows.push(row);
     }
     let head = [
         "key exchange",
@@ -59,23 +53,23 @@ fn handshakes(samples: &Samples) -> String {
     table(&words, &head, &rows)
 }
 
-fn ratio(samples: &Samples, ours: &str, other: &str) -> String {
-    samples.ratio(ours, other).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"))
+/// What the gateway costs, then the TLS echo and HAProxy, each with the ratio to it.
+fn costs(samples: &Samples, cost: impl Fn(&str) -> String, digits: usize) -> Vec<String> {
+    let gateway = cost("gateway");
+    let mut cells = vec![samples.cell(&gateway, digits)];
+    for other in ["tls", "relay"].map(cost) {
+        cells.extend([samples.cell(&other, digits), samples.ratio_cell(&gateway, &other)]);
+    }
+    cells
 }
 
 fn echo(samples: &Samples) -> String {
     let mut rows = Vec::new();
     for payload in PAYLOADS {
-        let cost = |who: &str| format!("echo.{payload}.{who}_cpu_s_per_gib");
-        rows.push(vec![
-            format!("{} KiB", payload / 1024),
-            samples.cell(&cost("gateway"), 2),
-            samples.cell(&cost("tls"), 2),
-            ratio(samples, &cost("gateway"), &cost("tls")),
-            samples.cell(&cost("relay"), 2),
-            ratio(samples, &cost("gateway"), &cost("relay")),
-            samples.cell(&format!("echo.{payload}.gateway_mib_per_s"), 0),
-        ]);
+        let mut row = vec![format!("{} KiB", payload / 1024)];
+        row.extend(costs(samples, |who| format!("echo.{payload}.{who}_cpu_s_per_gib"), 2));
+        row.push(samples.cell(&format!("echo.{payload}.gateway_mib_per_s"), 0));
+        rows.push(row);
     }
     let head = [
         "payload",

@@ -22,6 +22,11 @@ impl Samples {
         median(both.map(|(value, other)| value / other).collect())
     }
 
+    /// The same as a cell.
+    pub(crate) fn ratio_cell(&self, name: &str, to: &str) -> String {
+        self.ratio(name, to).map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}"))
+    }
+
     pub(crate) fn largest(&self, name: &str) -> Option<f64> {
         self.0.get(name)?.iter().copied().max_by(f64::total_cmp)
     }

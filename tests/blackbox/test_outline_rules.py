@@ -156,7 +156,6 @@ def test_a_dynamic_key_that_stops_working_is_fetched_before_its_time(run, author
             names = iter(range(1000))
             eventually(lambda: answers(device, target, f"s{next(names)}"), 20, "the new key is there")
     gateway.says("outline_key_replaced", times=2)
-    assert gateway.output().count("outline_key_replaced") == 2
 
 
 def test_a_file_that_stays_broken_is_told_once(run, pair_of_nodes, tmp_path):

@@ -92,15 +92,15 @@ fn tunnels(samples: &Samples, plan: &Plan) -> String {
             continue;
         }
         let ours = name(Peer::Httvps, figure);
-        let ratio = samples.ratio(&ours, &name(Peer::Haproxy, figure));
+        let theirs = name(Peer::Haproxy, figure);
         let mut row = vec![words.to_owned()];
         row.push(samples.cell(&format!("tunnel.direct.{figure}"), digits));
         for peer in Peer::ALL {
             row.push(samples.cell(&name(peer, figure), digits));
         }
-        row.push(ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}")));
+        row.push(samples.ratio_cell(&ours, &theirs));
         row.push(bar.words());
-        row.push(verdict(bar.is_met(samples.median(&ours), ratio)));
+        row.push(verdict(bar.is_met(samples.median(&ours), samples.ratio(&ours, &theirs))));
         rows.push(row);
     }
     if rows.is_empty() {

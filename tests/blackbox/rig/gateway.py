@@ -142,9 +142,12 @@ class Gateway:
         """The lines that are written whole."""
         return [line for line in self.output().split("\n")[:-1] if line]
 
-    def says(self, text, times=1, within=5):
-        """Waits until it has written `text`."""
-        eventually(lambda: self.output().count(text) >= times, within, f"{text} is written")
+    def says(self, text, times=None, within=5):
+        """Waits until it has written `text`, exactly `times` times if that is given."""
+        def is_there():
+            count = self.output().count(text)
+            return count > 0 if times is None else count == times
+        eventually(is_there, within, f"{text} is written")
 
     def never_says(self, *secrets):
         """None of `secrets` is written, now or up to its end."""
