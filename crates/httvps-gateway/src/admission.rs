@@ -1,23 +1,26 @@
 //! Who may begin a handshake.
 
-use std::collections::HashMap;
+use crate::source::{Source, SourceCounts};
+use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Counts handshakes under way: in all and for each source.
 ///
-/// A source is an IPv4 address or the /64 of an IPv6 address, which is what one subscriber gets.
-/// Memory: one entry for each source with a handshake under way, so at most the bound in all.
+/// Memory: three entries for each source with a handshake under way, so at most three times the
+/// bound in all.
 pub(crate) struct Admission {
     max: usize,
     max_per_source: usize,
+    /// Networks whose sources have no bound of their own.
+    exempt: Vec<IpNet>,
     counts: Mutex<Counts>,
 }
 
 #[derive(Default)]
 struct Counts {
     total: usize,
-    per_source: HashMap<IpAddr, usize>,
+    sources: SourceCounts,
 }
 
 /// Why a connection is turned away before its handshake.
@@ -32,13 +35,13 @@ pub(crate) enum TurnedAway {
 /// A place among the handshakes; given up when dropped.
 pub(crate) struct HalfOpen {
     admission: Arc<Admission>,
-    source: IpAddr,
+    source: Source,
 }
 
 impl Admission {
     /// Bounds of 0 are none.
-    pub(crate) fn new(max: usize, max_per_source: usize) -> Self {
-        Self { max, max_per_source, counts: Mutex::default() }
+    pub(crate) fn new(max: usize, max_per_source: usize, exempt: Vec<IpNet>) -> Self {
+        Self { max, max_per_source, exempt, counts: Mutex::default() }
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -47,16 +50,18 @@ impl Admission {
 
     /// Takes a place for a handshake of `address`.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<HalfOpen, TurnedAway> {
-        let source = source(address);
+        let source = Source::of(address);
         let mut counts = self.counts();
         if self.max > 0 && counts.total >= self.max {
             return Err(TurnedAway::Handshakes);
         }
-        let of_source = counts.per_source.entry(source).or_insert(0);
-        if self.max_per_source > 0 && *of_source >= self.max_per_source {
+        if self.max_per_source > 0
+            && !source.is_in(&self.exempt)
+            && counts.sources.full_network(source, self.max_per_source).is_some()
+        {
             return Err(TurnedAway::HandshakesOfSource);
         }
-        *of_source += 1;
+        counts.sources.add(source);
         counts.total += 1;
         Ok(HalfOpen { admission: self.clone(), source })
     }
@@ -66,25 +71,7 @@ impl Drop for HalfOpen {
     fn drop(&mut self) {
         let mut counts = self.admission.counts();
         counts.total -= 1;
-        if let Some(count) = counts.per_source.get_mut(&self.source) {
-            *count -= 1;
-            if *count == 0 {
-                counts.per_source.remove(&self.source);
-            }
-        }
-        if counts.total == 0 {
-            counts.per_source.shrink_to_fit();
-        }
-    }
-}
-
-fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => {
-            let network = u128::from(address) & !u128::from(u64::MAX);
-            IpAddr::V6(network.into())
-        }
+        counts.sources.remove(self.source);
     }
 }
 
@@ -98,7 +85,7 @@ mod tests {
 
     #[test]
     fn both_bounds_hold_and_places_come_back() {
-        let admission = Arc::new(Admission::new(3, 2));
+        let admission = Arc::new(Admission::new(3, 2, Vec::new()));
         let a1 = admission.enter(ip("192.0.2.1")).ok().unwrap();
         let _a2 = admission.enter(ip("::ffff:192.0.2.1")).ok().unwrap();
         assert_eq!(
@@ -113,15 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_subscriber_is_one_source() {
-        let admission = Arc::new(Admission::new(0, 1));
-        let first = admission.enter(ip("2001:db8:0:1::1")).ok();
-        assert_eq!(
-            admission.enter(ip("2001:db8:0:1:ffff::9")).err(),
-            Some(TurnedAway::HandshakesOfSource)
-        );
-        assert!(admission.enter(ip("2001:db8:0:2::1")).is_ok());
-        drop(first);
-        assert!(admission.counts().per_source.is_empty());
+    fn an_exempt_network_and_a_bound_of_0_have_no_bound_per_source() {
+        let exempt = vec!["192.0.2.0/24".parse().unwrap()];
+        let admission = Arc::new(Admission::new(0, 1, exempt));
+        let held: Vec<_> = (0..9).map(|_| admission.enter(ip("192.0.2.7")).ok().unwrap()).collect();
+        let _other = admission.enter(ip("198.51.100.1")).ok().unwrap();
+        assert!(admission.enter(ip("198.51.100.1")).is_err());
+        let none = Arc::new(Admission::new(0, 0, Vec::new()));
+        let many: Vec<_> = (0..9).map(|_| none.enter(ip("192.0.2.7")).ok().unwrap()).collect();
+        assert_eq!((held.len(), many.len()), (9, 9));
     }
 }

@@ -115,6 +115,7 @@ impl Context {
             admission: Arc::new(Admission::new(
                 config.max_handshakes,
                 config.max_handshakes_per_source,
+                config.max_handshakes_per_source_exempt.clone(),
             )),
             tasks: TaskTracker::new(),
             deliveries: Arc::new(Semaphore::new(MAX_DELIVERIES)),

@@ -18,5 +18,6 @@ pub mod nodes;
 mod overload;
 mod registry;
 mod session;
+mod source;
 
 pub use gateway::{Gateway, Signals, StartError, check};

@@ -254,10 +254,16 @@ settings! {
             range "1" to "1000000";
 
         /// Connections at once from one address that are not yet sessions. Carriers put thousands
-        /// of devices behind one address.
+        /// of devices behind one address. With IPv6 a /64 counts as one address; a /56 may have
+        /// twice as many, a /48 four times.
         max_handshakes_per_source: usize as Whole, env GATEWAY_MAX_HANDSHAKES_PER_SOURCE,
             default "256",
-            range "1" to "1000000";
+            range "1" to "1000000", zero "no limit";
+
+        /// Networks to which `max_handshakes_per_source` does not apply: those of a proxy or load
+        /// balancer in front of the gateway, from which all devices seem to come.
+        max_handshakes_per_source_exempt: Vec<IpNet> as Networks,
+            env GATEWAY_MAX_HANDSHAKES_PER_SOURCE_EXEMPT;
     }
 
     "Messages and queues" {
