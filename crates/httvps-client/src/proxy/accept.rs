@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 /// Pause after an error of `accept`, which is mostly a want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Told of local connections that came to nothing; must not block.
+/// Receives what a local connection failed of, or what was ignored on it; must not block.
 pub type ReportRejected = Arc<dyn Fn(&Rejected) + Send + Sync>;
 
 /// A listening port.
@@ -48,6 +48,11 @@ impl Accept {
     /// The address of the port, with the number that the system chose if it was to choose.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Where rejected connections are reported to.
+    pub(crate) fn report(&self) -> ReportRejected {
+        self.report.clone()
     }
 
     /// Accepts until `cancel` is, then ends the connections.
@@ -82,7 +87,7 @@ impl Accept {
     }
 }
 
-/// A local connection that came to nothing; `Display` says why.
+/// A local connection that came to nothing, or what was ignored on one; `Display` says why.
 #[derive(Debug)]
 pub struct Rejected(std::borrow::Cow<'static, str>);
 
@@ -100,6 +105,11 @@ impl Rejected {
 
     pub(crate) fn broken(target: &Target, error: &io::Error) -> Self {
         Self(format!("the stream to {target} broke: {error}").into())
+    }
+
+    pub(crate) fn datagram(source: SocketAddr, reason: &str) -> Self {
+        let ignored = "UDP ASSOCIATE ignores datagrams like one from";
+        Self(format!("{ignored} {source}: {reason}").into())
     }
 
     pub(crate) fn local(error: &dyn fmt::Display) -> Self {

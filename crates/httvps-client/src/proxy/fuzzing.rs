@@ -23,7 +23,7 @@ pub fn socks5(input: &[u8], piece: usize, credentials: Option<&Credentials>) -> 
             match next {
                 Next::Answer(_) => {}
                 Next::Connect(target) => return (Some(Ok(Some(target))), at),
-                Next::Associate(_) => return (Some(Ok(None)), at),
+                Next::Associate => return (Some(Ok(None)), at),
                 Next::Refuse(answer, _) => return (Some(Err(answer)), at),
             }
         }

@@ -13,6 +13,7 @@ mod socks5_reply;
 pub(crate) use accept::Serve;
 pub use accept::{Accept, Rejected, ReportRejected};
 
+use crate::relay::part;
 use crate::{Open, Secret};
 use base64_turbo::STANDARD;
 use httvps_mux::Local;
@@ -64,13 +65,23 @@ pub async fn serve<O: Open>(
     opener: Arc<O>,
     cancel: CancellationToken,
 ) {
-    accept.run(Arc::new(Proxy { credentials: credentials.map(Arc::new), opener }), cancel).await;
+    let credentials = credentials.map(Arc::new);
+    let report = accept.report();
+    accept.run(Arc::new(Proxy { credentials, opener, report }), cancel).await;
 }
 
 struct Proxy<O> {
     credentials: Option<Arc<Credentials>>,
     opener: Arc<O>,
+    /// For what does not end a connection.
+    report: ReportRejected,
 }
+
+/// The first byte of SOCKS4 and `SOCKS4a`.
+const SOCKS4: u8 = 4;
+
+/// The refusal of SOCKS4 and `SOCKS4a`, whose only byte with a meaning is the second.
+const SOCKS4_REFUSAL: [u8; 8] = [0, 0x5B, 0, 0, 0, 0, 0, 0];
 
 impl<O: Open> Serve for Proxy<O> {
     async fn serve<L: Local>(&self, mut local: L) -> Result<(), Rejected> {
@@ -81,13 +92,17 @@ impl<O: Open> Serve for Proxy<O> {
             Ok(_) => return Ok(()),
             Err(_) => return Err(Rejected::SLOW),
         }
-        let local = Prefixed::new(&first, local);
+        let mut local = Prefixed::new(&first, local);
         let credentials = self.credentials.as_deref();
         match first[0] {
             socks5::VERSION => {
-                socks5_reply::serve(local, credentials, &self.opener, deadline).await
+                socks5_reply::serve(local, credentials, &self.opener, &self.report, deadline).await
             }
-            4 => Err(Rejected::SOCKS4),
+            SOCKS4 => {
+                socks5_reply::send(&mut local, &SOCKS4_REFUSAL).await?;
+                part(&mut local).await;
+                Err(Rejected::SOCKS4)
+            }
             _ => http::serve(local, self.credentials.clone(), self.opener.clone()).await,
         }
     }

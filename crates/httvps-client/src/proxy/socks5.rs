@@ -63,8 +63,8 @@ pub(super) enum Next {
     Answer([u8; 2]),
     /// Open a stream there, then send a [`Reply`].
     Connect(Target),
-    /// Carry datagrams, which come from this port if it is not 0; answer with [`bound_reply`].
-    Associate(u16),
+    /// Carry datagrams; answer with [`bound_reply`].
+    Associate,
     /// Send this, as far as it goes, and close.
     Refuse(Vec<u8>, &'static str),
 }
@@ -152,9 +152,9 @@ fn request(input: &[u8]) -> Option<Advance> {
                 "a SOCKS5 request for a malformed host or port",
             ),
         },
-        // Of the address only the port can be told to mean something: behind a translation of
-        // addresses the program does not know its own.
-        ASSOCIATE => Next::Associate(port),
+        // The address and port that it names are not used: programs put the target's there, or
+        // their own as it is in front of a translation of addresses.
+        ASSOCIATE => Next::Associate,
         _ => {
             let words = "a SOCKS5 command other than CONNECT and UDP ASSOCIATE";
             return Some(refuse(&Reply::CommandNotSupported.message(), words));
@@ -298,9 +298,9 @@ mod tests {
     }
 
     #[test]
-    fn an_association_names_the_port_of_its_program() {
+    fn an_association_is_answered_with_its_socket() {
         let asked = run(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 9], &[], None).0.pop();
-        assert_eq!(asked, Some(Next::Associate(9)));
+        assert_eq!(asked, Some(Next::Associate));
         let v6 = "[2001:db8::1]:258".parse().unwrap();
         let reply = bound_reply(v6);
         assert_eq!((&reply[..5], &reply[20..]), (&[5, 0, 0, 4, 0x20][..], &[1, 2][..]));

@@ -2,7 +2,7 @@
 
 use super::prefixed::Prefixed;
 use super::socks5::{Advance, MAX_MESSAGE, Negotiation, Next, Reply};
-use super::{Credentials, Rejected, associate};
+use super::{Credentials, Rejected, ReportRejected, associate};
 use crate::relay::{Outcome, part, relay};
 use crate::{Open, OpenError, StreamEnd, Target};
 use httvps_mux::Local;
@@ -14,12 +14,13 @@ pub(super) async fn serve<L: Local, O: Open>(
     mut local: Prefixed<L>,
     credentials: Option<&Credentials>,
     opener: &Arc<O>,
+    report: &ReportRejected,
     deadline: Instant,
 ) -> Result<(), Rejected> {
     let target = match timeout_at(deadline, negotiate(&mut local, credentials)).await {
         Ok(Ok(Request::Connect(target))) => target,
-        Ok(Ok(Request::Associate(port))) => {
-            return associate::serve(local, opener.clone(), port).await;
+        Ok(Ok(Request::Associate)) => {
+            return associate::serve(local, opener.clone(), report).await;
         }
         Ok(Err(rejected)) => return Err(rejected),
         Err(_) => return Err(Rejected::SLOW),
@@ -43,8 +44,7 @@ pub(super) async fn serve<L: Local, O: Open>(
 /// What a program asked for.
 enum Request {
     Connect(Target),
-    /// UDP, sent from this port if it is not 0.
-    Associate(u16),
+    Associate,
 }
 
 pub(super) async fn send<L: Local>(local: &mut Prefixed<L>, bytes: &[u8]) -> Result<(), Rejected> {
@@ -81,7 +81,7 @@ async fn negotiate<L: Local>(
                 local.unread(&space[..have]);
                 return Ok(Request::Connect(target));
             }
-            Next::Associate(port) => return Ok(Request::Associate(port)),
+            Next::Associate => return Ok(Request::Associate),
             Next::Refuse(answer, words) => {
                 send(local, &answer).await?;
                 part(local).await;

@@ -70,7 +70,7 @@ fn scene(credentials: Option<(&str, &str)>) -> Scene {
     let credentials = credentials.map(|(user, password)| {
         Arc::new(Credentials::new(Secret::new(user.into()), Secret::new(password.into())))
     });
-    let proxy = Proxy { credentials, opener: opener.clone() };
+    let proxy = Proxy { credentials, opener: opener.clone(), report: Arc::new(|_| {}) };
     let local = FakeLocal(local, Arc::new(AtomicBool::new(false)));
     Scene { program, opener, proxy: tokio::spawn(async move { proxy.serve(local).await }) }
 }
@@ -326,12 +326,22 @@ async fn with_credentials_http_asks_for_them() {
 
 /// A control connection with an association; its UDP address.
 async fn associated(opener: &Arc<FakeOpen>) -> (TcpStream, std::net::SocketAddr) {
+    associated_with(opener, 0, Arc::new(|_| {})).await
+}
+
+/// The same for a program that names a port in its request.
+async fn associated_with(
+    opener: &Arc<FakeOpen>,
+    port: u16,
+    report: super::ReportRejected,
+) -> (TcpStream, std::net::SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut control = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (local, _) = listener.accept().await.unwrap();
-    let proxy = Proxy { credentials: None, opener: opener.clone() };
+    let proxy = Proxy { credentials: None, opener: opener.clone(), report };
     tokio::spawn(async move { proxy.serve(local).await });
-    control.write_all(&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0]).await.unwrap();
+    let request = [&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0][..], &port.to_be_bytes()].concat();
+    control.write_all(&request).await.unwrap();
     let mut reply = [0; 12];
     control.read_exact(&mut reply).await.unwrap();
     assert_eq!(reply[..10], [5, 0, 5, 0, 0, 1, 127, 0, 0, 1]);
@@ -370,6 +380,50 @@ async fn an_association_carries_the_datagrams_of_its_program_only() {
     // A gateway without datagrams ends the association, so that the program knows.
     program.send(&packed(1, b"four")).await.unwrap();
     assert_eq!(control.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_association_does_without_the_port_of_its_request_and_reports_what_it_ignores() {
+    let opener = Arc::new(FakeOpen::default());
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let report = {
+        let lines = lines.clone();
+        Arc::new(move |rejected: &super::Rejected| lines.lock().unwrap().push(rejected.to_string()))
+    };
+    // The port of the target, as some programs have it.
+    let (_control, address) = associated_with(&opener, 53, report).await;
+    // What is no request does not take the association.
+    let garbage = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    garbage.send_to(b"hello", address).await.unwrap();
+    garbage.send_to(b"hello again", address).await.unwrap();
+    let program = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    program.connect(address).await.unwrap();
+    program.send(&packed(7, b"one")).await.unwrap();
+    assert_eq!(received(&program).await, packed(7, b"ONE"));
+    garbage.send_to(&packed(7, b"late"), address).await.unwrap();
+    program.send(&packed(7, b"two")).await.unwrap();
+    assert_eq!(received(&program).await, packed(7, b"TWO"));
+    let lines = lines.lock().unwrap().clone();
+    let source = garbage.local_addr().unwrap();
+    let line = |reason| format!("UDP ASSOCIATE ignores datagrams like one from {source}: {reason}");
+    assert_eq!(
+        lines,
+        [
+            line("it is a fragment or has no SOCKS5 header with a valid target"),
+            line("the association belongs to the port that sent first"),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn socks4_is_refused_in_its_own_words_and_ends_in_order() {
+    let mut scene = scene(None);
+    scene.say(b"\x04\x01\0\x50\xc0\0\x02\x01ann\0").await;
+    scene.expect(&[0, 0x5B, 0, 0, 0, 0, 0, 0]).await;
+    assert_eq!(scene.program.read(&mut [0; 1]).await.unwrap(), 0);
+    drop(scene.program);
+    assert!(scene.proxy.await.unwrap().unwrap_err().to_string().contains("SOCKS4"));
+    assert!(scene.opener.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
