@@ -99,7 +99,13 @@ impl Client {
 
     pub(crate) fn with_dial(config: &Config, dial: Dial, report: Report) -> Self {
         let pool = Arc::new(Pool::new(config.max_sessions, config.timing.clone()));
-        let keeper = tokio::spawn(Keeper::new(pool.clone(), dial, report).run());
+        let keeper = Keeper::new(pool.clone(), dial, report).run();
+        let closing = CloseOnDrop(pool.clone());
+        let keeper = tokio::spawn(async move {
+            // A panic ends the keeper, too; without it nobody would connect any more.
+            let _closing = closing;
+            keeper.await;
+        });
         Self(Arc::new(Handle { pool, keeper: Mutex::new(Some(keeper)) }))
     }
 
@@ -124,6 +130,12 @@ impl Client {
         self.0.pool.connected().await
     }
 
+    /// Waits until the client is closed: by [`Self::close`], or because the task that keeps its
+    /// sessions has panicked. Nothing can be opened from then on. Cancel safe.
+    pub async fn ended(&self) {
+        self.0.pool.ended().await;
+    }
+
     /// Sessions that take new streams.
     pub fn session_count(&self) -> usize {
         self.0.pool.session_count()
@@ -137,6 +149,14 @@ impl Client {
             // It cannot be cancelled, and a panic of it has been reported by the runtime.
             let _ = keeper.await;
         }
+    }
+}
+
+struct CloseOnDrop(Arc<Pool>);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -94,6 +94,11 @@ impl Pool {
         self.changes.send_replace(());
     }
 
+    /// Waits until it is closed.
+    pub(crate) async fn ended(&self) {
+        self.closing.cancelled().await;
+    }
+
     pub(crate) fn session_count(&self) -> usize {
         self.state().live()
     }
@@ -295,7 +300,8 @@ impl Keeper {
                 Some(result) = self.attempts.join_next() => match result {
                     Ok(Ok(session)) => self.welcome(session),
                     Ok(Err(error)) => self.failed(error),
-                    Err(_) => {}
+                    // It has panicked. Without a pause the next one would at once.
+                    Err(_) => self.failed(ConnectError::Closed("an attempt to connect panicked".into())),
                 },
                 () = sleep_until(due), if now < due => {}
             }

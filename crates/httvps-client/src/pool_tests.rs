@@ -408,3 +408,30 @@ async fn a_dropped_client_leaves_nothing_behind() {
     assert!(world.gateways.lock().unwrap()[0].is_closed());
     assert_eq!(world.attempts(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_keeper_that_panics_ends_the_client_instead_of_leaving_it_deaf() {
+    let config = Config::new("wss://g.example/ws".parse().unwrap(), "d", Secret::new("t".into()));
+    let dial: Dial = Box::new(|_| Box::pin(async { Err(ConnectError::BackendUnavailable) }));
+    let client = Client::with_dial(&config, dial, Box::new(|_| panic!("the report panics")));
+    timeout(Duration::from_secs(1), client.ended()).await.unwrap();
+    let start = Instant::now();
+    let error = client.open(&target("a:1")).await.unwrap_err();
+    assert!(matches!(error, OpenError::Closed), "{error}");
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_panics_is_made_again_after_a_pause() {
+    let attempts = Arc::new(Mutex::new(0));
+    let counted = attempts.clone();
+    let dial: Dial = Box::new(move |_| {
+        *counted.lock().unwrap() += 1;
+        Box::pin(async { panic!("the attempt panics") })
+    });
+    let config = Config::new("wss://g.example/ws".parse().unwrap(), "d", Secret::new("t".into()));
+    let _client = Client::with_dial(&config, dial, Box::new(|_| {}));
+    sleep(Duration::from_mins(2)).await;
+    let attempts = *attempts.lock().unwrap();
+    assert!((2..100).contains(&attempts), "{attempts}");
+}

@@ -13,10 +13,12 @@ use httvps_transport::socket::{self, Bind};
 use httvps_transport::tls::{CertError, CertSource, ReloadOutcome, ServerTls};
 use httvps_upstream::{Direct, EgressPolicy, Fake, Source, SourceError, SystemResolver};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How long before the end of the drain time-out whoever is left is closed.
@@ -64,6 +66,18 @@ impl std::fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+/// A task of the gateway that must not end has panicked; the gateway has drained and ended.
+#[derive(Debug)]
+pub struct TaskDied;
+
+impl std::fmt::Display for TaskDied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the gateway had to end: one of its tasks has panicked; its log says where")
+    }
+}
+
+impl std::error::Error for TaskDied {}
 
 /// What a running gateway is told from outside. Clones are the same signals.
 #[derive(Clone, Default)]
@@ -163,8 +177,9 @@ impl Gateway {
         self.context.metrics.clone()
     }
 
-    /// Serves until told to drain, drains, and ends within `drain_timeout`.
-    pub async fn run(self, signals: Signals) {
+    /// Serves until told to drain, drains, and ends within `drain_timeout`. The error is that it had
+    /// to end by itself, because a task without which it cannot go on has died.
+    pub async fn run(self, signals: Signals) -> Result<(), TaskDied> {
         let Self { context, listener, admin } = self;
         let overload = Overload::new(context.config.descriptor_reserve);
         let accepting = signals.drain.child_token();
@@ -173,21 +188,26 @@ impl Gateway {
             let upstream = context.way_out.name();
             tracing::info!(address = %address, upstream, "gateway_started");
         }
-        spawn_helpers(&context, &overload, &signals, &helpers, admin);
+        let mut tasks = spawn_helpers(&context, &overload, &signals, &helpers, admin);
         let mut accept_loop = tokio::spawn(accept(context.clone(), listener, overload, accepting));
-        tokio::select! {
+        let (drains, died) = tokio::select! {
             biased;
-            () = signals.drain.cancelled() => drain(&context, &signals).await,
-            () = signals.stop.cancelled() => {}
-            _ = &mut accept_loop => {
-                // It only ends by itself when it panicked. A deaf gateway must not look alive.
-                tracing::error!("accept_loop_died");
-                drain(&context, &signals).await;
-            }
+            () = signals.drain.cancelled() => (true, None),
+            () = signals.stop.cancelled() => (false, None),
+            // It only ends by itself when it panicked. A deaf gateway must not look alive.
+            _ = &mut accept_loop => (true, Some("accept_loop_died")),
+            () = first_panic(&mut tasks) => (true, Some("helper_task_died")),
+        };
+        if let Some(event) = died {
+            tracing::error!("{event}");
+        }
+        if drains {
+            drain(&context, &signals).await;
         }
         accept_loop.abort();
         helpers.cancel();
         tracing::info!("gateway_stopped");
+        if died.is_some() { Err(TaskDied) } else { Ok(()) }
     }
 }
 
@@ -208,20 +228,39 @@ async fn listen_by_name(name: &str, port: u16) -> std::io::Result<TcpListener> {
     socket::listen(Bind::Address(address))
 }
 
+/// Waits until one of the tasks panics.
+async fn first_panic(tasks: &mut JoinSet<()>) {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(())) => {}
+            Some(Err(_)) => return,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Starts the tasks beside the accept loop. They end when `helpers` is cancelled.
 fn spawn_helpers(
     context: &Arc<Context>,
     overload: &Arc<Overload>,
     signals: &Signals,
     helpers: &CancellationToken,
     admin: Option<TcpListener>,
-) {
+) -> JoinSet<()> {
     let config = &context.config;
+    let mut tasks = JoinSet::new();
     if let Some(admin) = admin {
-        tokio::spawn(serve_admin(context.clone(), admin, helpers.clone()));
+        tasks.spawn(serve_admin(context.clone(), admin, helpers.clone()));
     }
+    let mut spawn = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+        let until_end = helpers.clone().run_until_cancelled_owned(task);
+        tasks.spawn(async {
+            until_end.await;
+        });
+    };
     let memory =
         overload.clone().watch_memory(config.memory_budget_bytes, config.memory_refuse_percent);
-    tokio::spawn(helpers.clone().run_until_cancelled_owned(memory));
+    spawn(Box::pin(memory));
     let certificate_told = Arc::new(Notify::new());
     let nodes_told = Arc::new(Notify::new());
     let (told, all) = (signals.reload.clone(), [certificate_told.clone(), nodes_told.clone()]);
@@ -233,13 +272,12 @@ fn spawn_helpers(
             }
         }
     };
-    tokio::spawn(helpers.clone().run_until_cancelled_owned(passing_on));
-    let reload = watch_certificate(context.clone(), certificate_told);
-    tokio::spawn(helpers.clone().run_until_cancelled_owned(reload));
+    spawn(Box::pin(passing_on));
+    spawn(Box::pin(watch_certificate(context.clone(), certificate_told)));
     if let WayOut::Nodes(outline) = &context.way_out {
-        let nodes = outline.clone().run(nodes_told);
-        tokio::spawn(helpers.clone().run_until_cancelled_owned(nodes));
+        spawn(Box::pin(outline.clone().run(nodes_told)));
     }
+    tasks
 }
 
 /// Reads the certificate again when told to, and every so often; for ever. Sessions keep the one

@@ -20,4 +20,4 @@ mod registry;
 mod session;
 mod source;
 
-pub use gateway::{Gateway, Signals, StartError, check};
+pub use gateway::{Gateway, Signals, StartError, TaskDied, check};

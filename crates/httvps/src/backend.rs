@@ -24,9 +24,12 @@ use httvps_gateway::log;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::signals;
+use crate::{print, signals};
 
 pub(crate) use args::BackendArgs;
+
+/// What messages on standard error begin with.
+const NAME: &str = "httvps backend";
 
 /// The environment variable with the secret that gateways must show.
 const SECRET_VARIABLE: &str = "BACKEND_GATEWAY_SECRET";
@@ -43,8 +46,7 @@ pub(crate) fn run(args: BackendArgs) -> ExitCode {
     match execute(args.command, &mut io::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Where even standard error is closed, the exit code has to say it alone.
-            let _ = writeln!(io::stderr(), "httvps backend: {}", failure.message);
+            print::say_as(NAME, &failure.message);
             ExitCode::from(failure.code)
         }
     }
@@ -77,7 +79,7 @@ impl From<io::Error> for Failure {
 fn execute(command: BackendCommand, out: &mut dyn Write) -> Result<(), Failure> {
     match command {
         // Standard output is for the log there.
-        BackendCommand::Serve(args) => run_server(args, &mut io::stderr()),
+        BackendCommand::Serve(args) => run_server(args),
         BackendCommand::AddDevice(args) => add_device(args, out),
         BackendCommand::ListDevices(args) => list_devices(&args, out),
         BackendCommand::SetStatus(args) => set_status(args, out),
@@ -279,7 +281,7 @@ fn explain_file(problem: &FileError, path: &Path) -> Failure {
     }
 }
 
-fn run_server(args: ServeArgs, out: &mut dyn Write) -> Result<(), Failure> {
+fn run_server(args: ServeArgs) -> Result<(), Failure> {
     let secret = gateway_secret(args.secret_file.as_deref())?;
     let path = args.file.devices;
     let backend = Backend::load(&path).map_err(|problem| explain_file(&problem, &path))?;
@@ -297,21 +299,23 @@ fn run_server(args: ServeArgs, out: &mut dyn Write) -> Result<(), Failure> {
         let signals = signals::listen().map_err(|problem| {
             Failure::new(format_args!("cannot wait for signals: {problem}"), "Try again.")
         })?;
-        writeln!(
-            out,
-            "httvps backend: serving {} device(s) and {} node(s) of {} on http://{address} (stop with Ctrl-C)",
-            backend.device_count(),
-            backend.node_count(),
-            path.display(),
-        )?;
+        let (devices, nodes) = (backend.device_count(), backend.node_count());
+        print::say_as(
+            NAME,
+            format_args!(
+                "serving {devices} device(s) and {nodes} node(s) of {} on http://{address} (stop with Ctrl-C)",
+                path.display()
+            ),
+        );
         if secret.is_none() && !address.ip().is_loopback() {
-            writeln!(
-                out,
-                "Warning: whoever reaches {address} may try tokens here; set {SECRET_VARIABLE} or \
-                 --secret-file, or listen on 127.0.0.1."
-            )?;
+            print::say_as(
+                NAME,
+                format_args!(
+                    "warning: whoever reaches {address} may try tokens here; set {SECRET_VARIABLE} or \
+                     --secret-file, or listen on 127.0.0.1."
+                ),
+            );
         }
-        out.flush()?;
         let _log = log::init(args.log_level, args.log_format);
         let options = ServeOptions { gateway_secret: secret, ..ServeOptions::default() };
         tokio::select! {

@@ -1,5 +1,6 @@
 //! `httvps connect`: a local SOCKS5 and HTTP proxy through a gateway.
 
+use crate::print::{Lines, fail};
 use clap::{Args, ValueEnum};
 use httvps_client::proxy::{Accept, Credentials, Rejected, ReportRejected};
 use httvps_client::{
@@ -17,8 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::UdpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// The environment variable with the token itself. There is no flag: other users of the machine
 /// can see flags.
@@ -148,12 +149,11 @@ fn parse_local(text: &str) -> Result<Bind, String> {
 /// Runs the proxy until a signal comes.
 pub(crate) async fn run(args: ConnectArgs) -> ExitCode {
     let voice = Arc::new(Voice::new(&args));
-    match connect(args, &voice).await {
+    let result = connect(args, &voice).await;
+    voice.lines.finish();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(words) => {
-            voice.say(Level::Error, &words);
-            ExitCode::FAILURE
-        }
+        Err(words) => fail(words),
     }
 }
 
@@ -196,36 +196,61 @@ async fn connect(args: ConnectArgs, voice: &Arc<Voice>) -> Result<(), String> {
         Client::start(config, report).map_err(|error| error.to_string())?
     };
     let opener = Arc::new(client.clone());
-    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-    tasks.spawn(proxy::serve(proxy_port, credentials, opener.clone(), cancel.clone()));
+    let (cancel, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let serving = proxy::serve(proxy_port, credentials, opener.clone(), cancel.clone());
+    tasks.spawn(async move {
+        serving.await;
+        format!("the proxy on {proxy_address}")
+    });
     for (door, address, target) in forwards {
         let (opener, cancel) = (opener.clone(), cancel.clone());
         match door {
             Door::Streams(accept) => {
                 voice.say(Level::Info, &format_args!("{address} leads to {target}"));
-                tasks.spawn(forward::serve(accept, target, opener, cancel));
+                tasks.spawn(async move {
+                    forward::serve(accept, target, opener, cancel).await;
+                    format!("the forward on {address}")
+                });
             }
             Door::Datagrams(socket) => {
                 voice.say(Level::Info, &format_args!("{address} (UDP) leads to {target}"));
                 let report = report.clone();
-                tasks.spawn(forward::serve_datagrams(socket, target, opener, report, cancel));
+                tasks.spawn(async move {
+                    forward::serve_datagrams(socket, target, opener, report, cancel).await;
+                    format!("the forward on {address} (UDP)")
+                });
             }
         }
     }
 
-    signals.next().await;
+    let result = tokio::select! {
+        () = signals.next() => Ok(()),
+        words = ended_early(&client, &mut tasks) => Err(words),
+    };
     voice.say(Level::Info, &"closing");
     cancel.cancel();
-    tasks.close();
     tokio::select! {
         () = async {
-            tasks.wait().await;
+            while tasks.join_next().await.is_some() {}
             client.close().await;
         } => {}
         // Whoever insists does not want to wait for the gateway's goodbye.
         () = signals.next() => {}
     }
-    Ok(())
+    result
+}
+
+/// Waits for a task that must not end by itself; says which. A client that lives on without it would
+/// look well and carry nothing.
+async fn ended_early(client: &Client, tasks: &mut JoinSet<String>) -> String {
+    let what = tokio::select! {
+        () = client.ended() => "the task that keeps the sessions".to_owned(),
+        ended = tasks.join_next() => match ended {
+            Some(Ok(what)) => what,
+            Some(Err(_)) | None => "the task of a listener".to_owned(),
+        },
+    };
+    format!("{what} has ended by itself; --log-level debug may say why")
 }
 
 fn configure(args: &ConnectArgs, voice: &Voice) -> Result<Config, String> {
@@ -304,6 +329,13 @@ fn is_readable_by_all(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
 }
 
+/// The warning of a proxy that asks nobody for a password and that other machines reach.
+pub(crate) fn open_proxy(proxy: SocketAddr, remedy: &str) -> String {
+    format!(
+        "WARNING: the proxy on {proxy} is open to EVERYBODY who can reach this machine; {remedy}"
+    )
+}
+
 fn warn_of_open_doors(
     voice: &Voice,
     proxy: SocketAddr,
@@ -311,11 +343,8 @@ fn warn_of_open_doors(
     forwards: &[(Door, SocketAddr, Target)],
 ) {
     if !proxy.ip().is_loopback() && !has_credentials {
-        let words = format_args!(
-            "WARNING: the proxy on {proxy} is open to EVERYBODY who can reach this machine; \
-             listen on 127.0.0.1, or set --proxy-user and --proxy-password-file"
-        );
-        voice.say(Level::Warn, &words);
+        let remedy = "listen on 127.0.0.1, or set --proxy-user and --proxy-password-file";
+        voice.say(Level::Warn, &open_proxy(proxy, remedy));
     }
     for (_, address, target) in forwards.iter().filter(|(_, local, _)| !local.ip().is_loopback()) {
         let words = format_args!(
@@ -347,8 +376,10 @@ impl Signals {
     }
 }
 
-/// Tells what happens: one line for each change, on standard error.
+/// Tells what happens: one line for each change, on standard error. Whoever tells something is not
+/// held up by it.
 struct Voice {
+    lines: Lines,
     level: Level,
     gateway: String,
     device_id: String,
@@ -359,6 +390,7 @@ struct Voice {
 impl Voice {
     fn new(args: &ConnectArgs) -> Self {
         Self {
+            lines: Lines::to_stderr(),
             level: args.log_level,
             gateway: args.gateway.to_string(),
             device_id: args.device_id.escape_debug().to_string(),
@@ -366,10 +398,9 @@ impl Voice {
         }
     }
 
-    #[expect(clippy::print_stderr, reason = "the words of a command-line program")]
     fn say(&self, level: Level, words: &dyn fmt::Display) {
         if level <= self.level {
-            eprintln!("httvps: {words}");
+            self.lines.say(words);
         }
     }
 

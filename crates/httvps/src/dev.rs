@@ -2,7 +2,9 @@
 
 mod demo_page;
 
-use crate::{dev_certificates, fail, signals};
+use crate::connect::open_proxy;
+use crate::print::{self, fail};
+use crate::{dev_certificates, signals};
 use clap::Args;
 use httvps_backend::{Backend, NewDevice, ServeOptions, Store};
 use httvps_client::proxy::{self, Accept};
@@ -11,9 +13,9 @@ use httvps_client::{
 };
 use httvps_gateway::config::{Config as GatewayConfig, Sources};
 use httvps_gateway::log::{self, LogFormat, LogLevel};
-use httvps_gateway::{Gateway, Signals};
+use httvps_gateway::{Gateway, Signals, StartError};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,8 +23,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// The device that is made for the occasion.
 const DEVICE: &str = "dev-laptop";
@@ -54,13 +56,16 @@ pub(crate) async fn run(args: DevArgs) -> ExitCode {
     let _log = args.verbose.then(|| log::init(LogLevel::Info, LogFormat::Text));
     let signals = match signals::listen() {
         Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot listen for signals: {error}")),
+        Err(error) => return fail(format_args!("cannot listen for signals: {error}")),
     };
     match serve(args, &signals).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(words) => fail(&words),
+        Err(words) => fail(words),
     }
 }
+
+/// The tasks without which there is nothing to try out; each gives its name when it ends.
+type Tasks = JoinSet<&'static str>;
 
 /// Where the files of one run are.
 struct Files {
@@ -70,14 +75,16 @@ struct Files {
 }
 
 impl Files {
-    fn new(kept: Option<PathBuf>) -> io::Result<Self> {
+    fn new(kept: Option<PathBuf>) -> Result<Self, String> {
         if let Some(dir) = kept {
-            std::fs::create_dir_all(&dir).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", dir.display()))
-            })?;
+            std::fs::create_dir_all(&dir)
+                .map_err(|error| format!("--dir {}: cannot make it: {error}", dir.display()))?;
             return Ok(Self { dir, _temporary: None });
         }
-        let temporary = tempfile::Builder::new().prefix("httvps-dev-").tempdir()?;
+        let temporary =
+            tempfile::Builder::new().prefix("httvps-dev-").tempdir().map_err(|error| {
+                format!("cannot make a temporary folder: {error}; name one with --dir")
+            })?;
         Ok(Self { dir: temporary.path().to_owned(), _temporary: Some(temporary) })
     }
 
@@ -87,12 +94,12 @@ impl Files {
 }
 
 async fn serve(args: DevArgs, signals: &Signals) -> Result<(), String> {
-    let files = Files::new(args.dir).map_err(|error| format!("cannot make a folder: {error}"))?;
+    let files = Files::new(args.dir)?;
     let certificates = dev_certificates::make(&files.dir).map_err(|error| error.to_string())?;
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let (mut tasks, stop) = (Tasks::new(), CancellationToken::new());
 
-    let backend = start_backend(&files, &tasks, &stop).await?;
-    let demo = demo_page::start(&tasks, &stop)
+    let backend = start_backend(&files, &mut tasks, &stop).await?;
+    let demo = demo_page::start(&mut tasks, &stop)
         .await
         .map_err(|error| format!("cannot serve the demo page: {error}"))?;
     let gateway_signals = Signals::default();
@@ -108,10 +115,15 @@ async fn serve(args: DevArgs, signals: &Signals) -> Result<(), String> {
         .with("max_streams_per_session", "256")
         .with("drain_timeout", "3s");
     let (config, _) = GatewayConfig::load(&sources).map_err(|error| error.to_string())?;
-    let gateway = Gateway::bind(config).await.map_err(|error| error.to_string())?;
+    let gateway = Gateway::bind(config).await.map_err(|error| in_own_words(&error))?;
     let gateway_address = gateway.local_addr().map_err(|error| error.to_string())?;
     let admin = gateway.admin_addr();
-    tasks.spawn(gateway.run(gateway_signals.clone()));
+    let serving = gateway.run(gateway_signals.clone());
+    tasks.spawn(async {
+        // Why it ended by itself is in its log.
+        let _ = serving.await;
+        "the gateway"
+    });
 
     let url: GatewayUrl = format!("wss://localhost:{}/ws", gateway_address.port())
         .parse()
@@ -120,31 +132,51 @@ async fn serve(args: DevArgs, signals: &Signals) -> Result<(), String> {
     let mut config = ClientConfig::new(url.clone(), DEVICE, token);
     config.trust = Trust::from_pem_file(&certificates.ca)?;
     let client = Client::start(config, Box::new(|_| {})).map_err(|error| error.to_string())?;
-    let proxy = start_proxy(args.listen, &client, &tasks, &stop)?;
+    let proxy = start_proxy(args.listen, &client, &mut tasks, &stop)?;
 
     tokio::select! {
         ready = try_out(&client, demo) => ready?,
         () = signals.drain.cancelled() => return Ok(()),
     }
     let places = Places { backend, gateway: url, admin, proxy, demo };
-    tell(&places, &files, &certificates.ca);
-    signals.drain.cancelled().await;
+    if !proxy.ip().is_loopback() {
+        print::say(open_proxy(proxy, "listen on 127.0.0.1"));
+    }
+    // Whoever only wanted to see the first lines may still use what runs.
+    let _ = print::result(places.describe(&files, &certificates.ca));
+    let result = tokio::select! {
+        () = signals.drain.cancelled() => Ok(()),
+        () = client.ended() => Err("the client has ended by itself".to_owned()),
+        ended = tasks.join_next() => {
+            let what = ended.and_then(Result::ok).unwrap_or("one of its parts");
+            Err(format!("{what} has ended by itself; --verbose may show why"))
+        }
+    };
 
     client.close().await;
     gateway_signals.drain.cancel();
     stop.cancel();
-    tasks.close();
     tokio::select! {
-        () = tasks.wait() => {}
+        () = async { while tasks.join_next().await.is_some() {} } => {}
         () = signals.stop.cancelled() => {}
     }
-    Ok(())
+    result
+}
+
+/// Names the flag of this command instead of the gateway's setting.
+fn in_own_words(error: &StartError) -> String {
+    match error {
+        StartError::Bind { key: "listen_addr", address, error } => {
+            format!("--gateway-listen: cannot listen on {address}: {error}")
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Starts the reference backend with one device; its token lies in a file beside.
 async fn start_backend(
     files: &Files,
-    tasks: &TaskTracker,
+    tasks: &mut Tasks,
     stop: &CancellationToken,
 ) -> Result<SocketAddr, String> {
     let path = files.dir.join("devices.json");
@@ -171,7 +203,11 @@ async fn start_backend(
         .map_err(|error| format!("cannot start the backend: {error}"))?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let (backend, options) = (Arc::new(backend), ServeOptions::default());
-    tasks.spawn(httvps_backend::serve(listener, backend, options, stop.clone()));
+    let serving = httvps_backend::serve(listener, backend, options, stop.clone());
+    tasks.spawn(async {
+        serving.await;
+        "the backend"
+    });
     Ok(address)
 }
 
@@ -196,14 +232,18 @@ fn read_token(path: &Path) -> Result<Secret, String> {
 fn start_proxy(
     listen: Bind,
     client: &Client,
-    tasks: &TaskTracker,
+    tasks: &mut Tasks,
     stop: &CancellationToken,
 ) -> Result<SocketAddr, String> {
     let places = Arc::new(Semaphore::new(Accept::DEFAULT_CONNECTIONS));
     let accept = Accept::bind(listen, places, Arc::new(|_| {}))
-        .map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+        .map_err(|error| format!("--listen: cannot listen on {listen}: {error}"))?;
     let address = accept.local_addr().map_err(|error| error.to_string())?;
-    tasks.spawn(proxy::serve(accept, None, Arc::new(client.clone()), stop.clone()));
+    let serving = proxy::serve(accept, None, Arc::new(client.clone()), stop.clone());
+    tasks.spawn(async {
+        serving.await;
+        "the local proxy"
+    });
     Ok(address)
 }
 
@@ -237,35 +277,36 @@ struct Places {
     demo: SocketAddr,
 }
 
-#[expect(clippy::print_stdout, reason = "the output of a command-line program")]
-fn tell(places: &Places, files: &Files, ca: &Path) {
-    let Places { backend, gateway, admin, proxy, demo } = places;
-    let proxy = match proxy.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => {
+impl Places {
+    fn describe(&self, files: &Files, ca: &Path) -> String {
+        let Self { backend, gateway, admin, proxy, demo } = self;
+        // Programs of this machine reach a proxy on every address here.
+        let nearest = if proxy.ip().is_unspecified() {
             SocketAddr::from((Ipv4Addr::LOCALHOST, proxy.port()))
-        }
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            SocketAddr::from((Ipv4Addr::LOCALHOST, proxy.port()))
-        }
-        _ => *proxy,
-    };
-    let program = std::env::current_exe()
-        .map_or_else(|_| "httvps".to_owned(), |path| path.display().to_string());
-    let dir = files.dir.display();
-    println!("httvps dev: backend, gateway and local proxy are up.\n");
-    println!("  gateway   {gateway}");
-    if let Some(admin) = admin {
-        println!("  metrics   http://{admin}/metrics");
+        } else {
+            *proxy
+        };
+        let program = std::env::current_exe()
+            .map_or_else(|_| "httvps".to_owned(), |path| path.display().to_string());
+        let (dir, token, ca) = (files.dir.display(), files.token(), ca.display());
+        let token = token.display();
+        let metrics =
+            admin.map_or_else(String::new, |admin| format!("  metrics   http://{admin}/metrics\n"));
+        format!(
+            "httvps dev: backend, gateway and local proxy are up.\n\n  \
+             gateway   {gateway}\n\
+             {metrics}  \
+             backend   http://{backend}   devices in {dir}/devices.json\n  \
+             proxy     {proxy}   SOCKS5 and HTTP\n  \
+             device    {DEVICE}   token in {token}\n\n\
+             Try it (a demo page, through the tunnel):\n\n  \
+             curl --proxy socks5h://{nearest} http://{demo}/\n\n\
+             Any site, where this machine has a network:\n\n  \
+             curl --proxy socks5h://{nearest} https://example.org/\n\n\
+             Connect from elsewhere, as a client of its own:\n\n  \
+             {program} connect --gateway {gateway} --device-id {DEVICE} \\\n    \
+             --token-file {token} --ca {ca}\n\n\
+             Ctrl-C ends it.\n"
+        )
     }
-    println!("  backend   http://{backend}   devices in {dir}/devices.json");
-    println!("  proxy     {proxy}   SOCKS5 and HTTP");
-    println!("  device    {DEVICE}   token in {}\n", files.token().display());
-    println!("Try it (a demo page, through the tunnel):\n");
-    println!("  curl --proxy socks5h://{proxy} http://{demo}/\n");
-    println!("Any site, where this machine has a network:\n");
-    println!("  curl --proxy socks5h://{proxy} https://example.org/\n");
-    println!("Connect from elsewhere, as a client of its own:\n");
-    println!("  {program} connect --gateway {gateway} --device-id {DEVICE} \\");
-    println!("    --token-file {} --ca {}\n", files.token().display(), ca.display());
-    println!("Ctrl-C ends it.");
 }

@@ -1,6 +1,7 @@
 //! `httvps gateway`.
 
-use crate::{fail, signals};
+use crate::print::{self, fail};
+use crate::signals;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use httvps_gateway::config::{Config, Sources, clap_args};
 use httvps_gateway::{Gateway, log};
@@ -35,7 +36,7 @@ Signals: SIGTERM and SIGINT drain (a second one ends at once), SIGHUP reloads th
 pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     let (config, warnings) = match Config::load(&Sources::from_process(matches)) {
         Ok(loaded) => loaded,
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => return fail(error),
     };
     if matches.get_flag(CHECK) {
         return check(&config, &warnings);
@@ -53,7 +54,7 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
     }
     let code = match runtime.enable_all().build() {
         Ok(runtime) => runtime.block_on(serve(config, &guard)),
-        Err(error) => fail(&format!("cannot start: {error}")),
+        Err(error) => fail(format_args!("cannot start: {error}")),
     };
     drop(guard);
     code
@@ -62,31 +63,30 @@ pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
 async fn serve(config: Config, guard: &log::LogGuard) -> ExitCode {
     let signals = match signals::listen() {
         Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot listen for signals: {error}")),
+        Err(error) => return fail(format_args!("cannot listen for signals: {error}")),
     };
     let gateway = match Gateway::bind(config).await {
         Ok(gateway) => gateway,
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => return fail(error),
     };
     let metrics = gateway.metrics();
     metrics.count_dropped_lines(guard.dropped_lines());
     log::install_panic_hook(move || metrics.panicked());
-    gateway.run(signals).await;
-    ExitCode::SUCCESS
+    match gateway.run(signals).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(died) => fail(died),
+    }
 }
 
-#[expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the words of a command-line program"
-)]
 fn check(config: &Config, warnings: &[String]) -> ExitCode {
     for warning in warnings {
-        eprintln!("httvps: warning: {warning}");
+        print::say(format_args!("warning: {warning}"));
     }
     if let Err(error) = httvps_gateway::check(config) {
-        return fail(&error.to_string());
+        return fail(error);
     }
-    print!("{}", config.resolved_text());
-    ExitCode::SUCCESS
+    match print::result(config.resolved_text()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(code) => code,
+    }
 }

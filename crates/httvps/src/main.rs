@@ -6,6 +6,7 @@ mod dev;
 mod dev_certificates;
 mod gateway;
 mod memory;
+mod print;
 mod signals;
 mod upstream;
 
@@ -59,13 +60,6 @@ fn main() -> ExitCode {
 fn block_on(subcommand: impl Future<Output = ExitCode>) -> ExitCode {
     match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime.block_on(subcommand),
-        Err(error) => fail(&format!("cannot start: {error}")),
+        Err(error) => print::fail(format_args!("cannot start: {error}")),
     }
-}
-
-/// Says on standard error what went wrong.
-#[expect(clippy::print_stderr, reason = "the words of a command-line program")]
-fn fail(words: &str) -> ExitCode {
-    eprintln!("httvps: {words}");
-    ExitCode::FAILURE
 }

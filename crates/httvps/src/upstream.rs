@@ -1,6 +1,6 @@
 //! `httvps upstream`: looks at the ways out.
 
-use crate::fail;
+use crate::print::{self, fail};
 use clap::{Args, Subcommand};
 use httvps_gateway::nodes::test_key;
 use httvps_proto::Target;
@@ -70,37 +70,41 @@ pub(crate) async fn run(args: UpstreamArgs) -> ExitCode {
     test(args).await
 }
 
-#[expect(clippy::print_stdout, reason = "the words of a command-line program")]
 async fn test(args: TestArgs) -> ExitCode {
     let mut key = args.key;
     if key == "-" {
         key.clear();
         if let Err(error) = std::io::stdin().take(MAX_KEY_LEN).read_to_string(&mut key) {
-            return fail(&format!("standard input cannot be read: {error}"));
+            return fail(format_args!("standard input cannot be read: {error}"));
         }
     }
     let timeout = Duration::from_secs(args.timeout);
     let report = test_key(&key, args.ca_file.as_deref(), &args.target, &args.dns, timeout).await;
     let report = match report {
         Ok(report) => report,
-        Err(problem) => return fail(&problem),
+        Err(problem) => return fail(problem),
     };
     let ms = |duration: Duration| format!("{:.0} ms", duration.as_secs_f64() * 1000.0);
-    println!("node       {}", report.node);
-    match &report.stream {
-        Ok(exchange) => println!(
-            "streams    work: connected in {}, {} answered in {}",
+    let streams = match &report.stream {
+        Ok(exchange) => format!(
+            "work: connected in {}, {} answered in {}",
             ms(exchange.dial),
             args.target,
             ms(exchange.answer)
         ),
-        Err(error) => println!("streams    fail: {error}"),
+        Err(error) => format!("fail: {error}"),
+    };
+    let datagrams = match &report.datagrams {
+        Ok(answer) => format!("work: {} answered in {}", args.dns, ms(*answer)),
+        Err(error) => format!("fail: {}", datagram_words(*error)),
+    };
+    let node = &report.node;
+    let told = format!("node       {node}\nstreams    {streams}\ndatagrams  {datagrams}\n");
+    match print::result(told) {
+        Ok(()) if report.stream.is_ok() => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::FAILURE,
+        Err(code) => code,
     }
-    match &report.datagrams {
-        Ok(answer) => println!("datagrams  work: {} answered in {}", args.dns, ms(*answer)),
-        Err(error) => println!("datagrams  fail: {}", datagram_words(*error)),
-    }
-    if report.stream.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn datagram_words(error: httvps_gateway::nodes::NodeError) -> String {

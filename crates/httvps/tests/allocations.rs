@@ -140,7 +140,7 @@ async fn gateway(folder: &Path, backend: &str, ready: mpsc::SyncSender<SocketAdd
         .with("egress_allow", "127.0.0.0/8");
     let gateway = Gateway::bind(GatewayConfig::load(&sources).unwrap().0).await.unwrap();
     ready.send(gateway.local_addr().unwrap()).unwrap();
-    gateway.run(Signals::default()).await;
+    gateway.run(Signals::default()).await.unwrap();
 }
 
 async fn client(

@@ -159,3 +159,13 @@ async fn a_device_that_comes_back_finds_the_share_that_it_left() {
     back.open("a", 1).await;
     assert_eq!(pass_by(&gateway, &mut seen, 17).await.placed[0], 16);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
+    let within_a_second = Duration::from_secs(1);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async {});
+    tokio::time::timeout(within_a_second, first_panic(&mut tasks)).await.unwrap_err();
+    tasks.spawn(async { panic!("a helper panics") });
+    tokio::time::timeout(within_a_second, first_panic(&mut tasks)).await.unwrap();
+}

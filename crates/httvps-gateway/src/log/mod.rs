@@ -6,11 +6,14 @@
 //! is the callers' promise.
 
 mod event;
+mod lines;
 mod time;
 mod value;
 
+pub use value::controls_terminal;
+
 use event::Slog;
-use std::io::{self, BufWriter, Write};
+use lines::{Gathering, LostLines};
 use std::panic::{self, Location};
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -25,10 +28,6 @@ use tracing_subscriber::registry::Registry;
 
 /// Lines that may wait for standard output; further ones are lost and counted.
 pub const MAX_WAITING_LINES: usize = 8_192;
-
-/// How long lines gather after some were written. Waking a thread for each line cost a twentieth of a handshake.
-/// A process that is killed loses those of that time with what waits.
-const GATHER: Duration = Duration::from_millis(5);
 
 /// How long the end of the process waits for the last lines to be written.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
@@ -71,38 +70,20 @@ pub enum LogFormat {
 ///
 /// Events of this project are logged from `level` on, those of libraries from WARN on. Writing
 /// never blocks the caller: up to [`MAX_WAITING_LINES`] lines wait for a thread of their own,
-/// further ones are lost and counted. If the process has a subscriber already, that one stays and
+/// further ones are lost and counted, and so are those that standard output does not take (a full
+/// disk, a reader that has gone). If the process has a subscriber already, that one stays and
 /// nothing is logged here.
 pub fn init(level: LogLevel, format: LogFormat) -> LogGuard {
+    let unwritten = LostLines::default();
     let (writer, worker) = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(MAX_WAITING_LINES)
         .thread_name("log")
-        .finish(Gathering { lines: BufWriter::new(io::stdout()), pause: thread::sleep });
-    let dropped = DroppedLines(writer.error_counter());
+        .finish(Gathering::new(lines::standard_output(), unwritten.clone()));
+    let dropped = DroppedLines { unread: writer.error_counter(), unwritten };
     let slog = Slog { format, clock: SystemTime::now };
     let _ = tracing::subscriber::set_global_default(subscriber(level, slog, writer));
     LogGuard { worker: Some(worker), dropped }
-}
-
-/// Writes a first line at once, and those of the next [`GATHER`] together.
-///
-/// The thread that writes flushes when no line is left. While it pauses there, those who log find it awake.
-struct Gathering<W> {
-    lines: W,
-    pause: fn(Duration),
-}
-
-impl<W: Write> Write for Gathering<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.lines.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.lines.flush()?;
-        (self.pause)(GATHER);
-        Ok(())
-    }
 }
 
 fn subscriber<W>(level: LogLevel, slog: Slog, writer: W) -> impl Subscriber + Send + Sync
@@ -156,12 +137,17 @@ impl Drop for LogGuard {
 
 /// Counts the log lines that were lost; clones count the same lines.
 #[derive(Debug, Clone)]
-pub struct DroppedLines(ErrorCounter);
+pub struct DroppedLines {
+    /// Those that found the queue full.
+    unread: ErrorCounter,
+    /// Those that could not be written.
+    unwritten: LostLines,
+}
 
 impl DroppedLines {
     /// The lines lost so far.
     pub fn count(&self) -> u64 {
-        self.0.dropped_lines() as u64
+        self.unread.dropped_lines() as u64 + self.unwritten.count()
     }
 }
 
@@ -187,6 +173,7 @@ fn log_panic(place: Option<&Location<'_>>) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io;
     use std::sync::{Arc, Mutex};
     use std::time::UNIX_EPOCH;
 
@@ -317,26 +304,6 @@ mod tests {
         let whole = "ä".repeat(1_024);
         let event = || tracing::info!(target: "httvps_test", a = whole, c = %whole, "m");
         assert!(!logged(LogLevel::Info, LogFormat::Json, event).contains('…'));
-    }
-
-    #[test]
-    fn what_is_flushed_is_written_before_the_next_lines_gather() {
-        thread_local! {
-            static SEEN: Sink = Sink::default();
-        }
-        let seen = SEEN.with(Clone::clone);
-        let lines = BufWriter::new(seen.clone());
-        let pause = |pause| {
-            assert_eq!(pause, GATHER);
-            SEEN.with(|seen| seen.0.lock().unwrap().extend_from_slice(b"|"));
-        };
-        let mut log = Gathering { lines, pause };
-        log.write_all(b"a").unwrap();
-        log.write_all(b"b").unwrap();
-        log.flush().unwrap();
-        log.write_all(b"c").unwrap();
-        log.flush().unwrap();
-        assert_eq!(*seen.0.lock().unwrap(), b"ab|c|");
     }
 
     #[test]

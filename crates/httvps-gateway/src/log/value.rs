@@ -2,7 +2,24 @@
 
 use std::fmt::Write;
 
+/// Whether a character moves the cursor, changes the terminal or turns the direction of the text
+/// instead of being shown: the controls of ASCII and Latin-1, the separators of lines and
+/// paragraphs, and the controls of bidirectional text (UAX #9).
+pub fn controls_terminal(character: char) -> bool {
+    match character {
+        // Nearly everything.
+        ' '..='~' => false,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            true
+        }
+        _ => character.is_control(),
+    }
+}
+
 /// Appends a JSON string as `encoding/json` writes it with `SetEscapeHTML(false)`.
+///
+/// One difference: DEL and what else [controls a terminal](controls_terminal) is escaped, too. A
+/// reader of JSON gets the same string.
 pub(super) fn append_json_string(out: &mut String, text: &str) {
     out.push('"');
     let mut plain_from = 0;
@@ -13,10 +30,7 @@ pub(super) fn append_json_string(out: &mut String, text: &str) {
             '\n' => "\\n",
             '\r' => "\\r",
             '\t' => "\\t",
-            '\0'..='\u{1f}' => "",
-            // They end a line for some readers.
-            '\u{2028}' => "\\u2028",
-            '\u{2029}' => "\\u2029",
+            _ if controls_terminal(character) => "",
             _ => continue,
         };
         out.push_str(&text[plain_from..at]);
@@ -146,14 +160,31 @@ mod tests {
     fn json_strings_are_those_of_go() {
         for (value, expected) in [
             ("", r#""""#),
-            ("plain <b>&\u{7f}", "\"plain <b>&\u{7f}\""),
+            ("plain <b>&", "\"plain <b>&\""),
             ("a\"b\\c", r#""a\"b\\c""#),
             ("\n\r\t\0\u{8}\u{1b}", r#""\n\r\t\u0000\u0008\u001b""#),
             ("\u{2028}\u{2029}", r#""\u2028\u2029""#),
             ("ü😀\u{fffd}", "\"ü😀\u{fffd}\""),
+            ("\u{a0}\u{ad}\u{202f}", "\"\u{a0}\u{ad}\u{202f}\""),
         ] {
             assert_eq!(json(value), expected, "{value:?}");
         }
+    }
+
+    #[test]
+    fn what_controls_a_terminal_is_escaped_in_both_formats() {
+        let controls = ('\0'..=char::MAX).filter(|character| controls_terminal(*character));
+        let controls: Vec<char> = controls.collect();
+        assert_eq!(controls.len(), 32 + 1 + 32 + 3 + 7 + 4);
+        for control in controls {
+            let value = format!("a{control}b");
+            for written in [json(&value), text(&value)] {
+                assert!(!written.contains(control), "{written:?}");
+                assert!(written.starts_with("\"a\\") && written.ends_with("b\""), "{written}");
+            }
+            assert_eq!(serde_json::from_str::<String>(&json(&value)).unwrap(), value);
+        }
+        assert_eq!(json("\u{9b}1m\u{7f}\u{202e}"), r#""\u009b1m\u007f\u202e""#);
     }
 
     #[test]
@@ -206,13 +237,13 @@ mod tests {
         fn json_reads_back_and_is_one_line(value in any::<String>()) {
             let written = json(&value);
             prop_assert_eq!(serde_json::from_str::<String>(&written).unwrap(), value);
-            prop_assert!(!written.contains(LINE_ENDS));
+            prop_assert!(!written.contains(LINE_ENDS) && !written.contains(controls_terminal));
         }
 
         #[test]
         fn text_is_one_token_of_one_line(value in any::<String>()) {
             let written = text(&value);
-            prop_assert!(!written.contains(LINE_ENDS) && !written.contains(char::is_control));
+            prop_assert!(!written.contains(LINE_ENDS) && !written.contains(controls_terminal));
             prop_assert!(written.starts_with('"') || !written.contains([' ', '=', '"']));
         }
 

@@ -1,5 +1,6 @@
 //! A page to fetch through the tunnel when there is no network.
 
+use super::Tasks;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -12,7 +13,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// A loopback address of its own, so that the gateway can be allowed to reach the page without
 /// being allowed to reach anything else on this machine.
@@ -24,7 +24,7 @@ const PAGE: &str = "It works: this page came through the tunnel.
 ";
 
 /// Serves the page until `stop`. Where only 127.0.0.1 is loopback it is served there.
-pub(super) async fn start(tasks: &TaskTracker, stop: &CancellationToken) -> io::Result<SocketAddr> {
+pub(super) async fn start(tasks: &mut Tasks, stop: &CancellationToken) -> io::Result<SocketAddr> {
     let listener = match TcpListener::bind((ADDRESS, 0)).await {
         Ok(listener) => listener,
         Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
@@ -33,6 +33,7 @@ pub(super) async fn start(tasks: &TaskTracker, stop: &CancellationToken) -> io::
     let serving = stop.clone().run_until_cancelled_owned(serve(listener));
     tasks.spawn(async move {
         serving.await;
+        "the demo page"
     });
     Ok(address)
 }
