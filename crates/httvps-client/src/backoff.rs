@@ -6,6 +6,9 @@ use std::time::Duration;
 /// doubles from 0.5 s to 30 s, so that the clients of a gateway that went down do not return all
 /// at once. After a refusal the delays are drawn from 30 s up to a ceiling that doubles from 60 s
 /// to 5 min: a subscription is not renewed within seconds.
+///
+/// Those delays are for a client that nobody uses. While a program waits, a failure delays the next
+/// attempt by 0.25 to 2 s, after twenty of them by 4 to 8 s; not so a refusal.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {
     attempts: u32,
@@ -14,6 +17,9 @@ pub(crate) struct Backoff {
 
 const FIRST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
+const HASTENED: Duration = Duration::from_secs(2);
+const HASTENED_LATER: Duration = Duration::from_secs(8);
+const MANY_ATTEMPTS: u32 = 20;
 const REFUSED_SHORTEST: Duration = Duration::from_secs(30);
 const REFUSED_LONGEST: Duration = Duration::from_mins(5);
 
@@ -27,6 +33,14 @@ impl Backoff {
         let ceiling = doubled(FIRST, self.attempts).min(LONGEST);
         self.attempts = self.attempts.saturating_add(1);
         ceiling.mul_f64(fraction(random))
+    }
+
+    /// The longest that a failure delays the next attempt while a program waits for it: half of it
+    /// at least, so that a gateway that is down is not asked all the time.
+    pub(crate) fn hastened(&self, random: u64) -> Duration {
+        let longest = if self.attempts <= MANY_ATTEMPTS { HASTENED } else { HASTENED_LATER };
+        let ceiling = doubled(FIRST, self.attempts.saturating_sub(1)).min(longest);
+        ceiling / 2 + (ceiling / 2).mul_f64(fraction(random))
     }
 
     /// The delay after the gateway or its backend refused the device.
@@ -63,6 +77,19 @@ mod tests {
         assert!((0..200).all(|_| backoff.after_failure(u64::MAX) == LONGEST));
         backoff.reset();
         assert_eq!(backoff.after_failure(u64::MAX), FIRST);
+    }
+
+    #[test]
+    fn a_program_that_waits_shortens_the_delay_within_bounds() {
+        let mut backoff = Backoff::default();
+        let mut bounds = Vec::new();
+        for _ in 0..22 {
+            backoff.after_failure(u64::MAX);
+            let (least, most) = (backoff.hastened(0), backoff.hastened(u64::MAX));
+            bounds.push((least.as_millis(), most.as_millis()));
+        }
+        assert_eq!(bounds[..4], [(250, 500), (500, 1000), (1000, 2000), (1000, 2000)]);
+        assert_eq!(bounds[19..], [(1000, 2000), (4000, 8000), (4000, 8000)]);
     }
 
     #[test]

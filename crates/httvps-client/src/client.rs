@@ -1,9 +1,10 @@
 //! A client that keeps itself connected.
 
-use crate::pool::{Keeper, Pool};
+use crate::keeper::Keeper;
+use crate::pool::Pool;
 use crate::session::connect_with;
-use crate::{Config, ConnectError, Open, OpenError, Session};
-use httvps_mux::{ConnectionEnd, Datagrams, Stream};
+use crate::{Config, ConnectError, Datagrams, Open, OpenError, Session};
+use httvps_mux::{ConnectionEnd, Stream};
 use httvps_proto::Target;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -33,6 +34,32 @@ pub enum Event {
     },
     /// The gateway drains a session; new streams go to another one.
     Draining {
+        /// Sessions up.
+        sessions: usize,
+    },
+    /// The gateway does not answer on a session that is being used; new streams go to another one.
+    Silent {
+        /// Sessions up.
+        sessions: usize,
+    },
+    /// A session that was silent has been heard again.
+    Heard {
+        /// Sessions up.
+        sessions: usize,
+    },
+    /// Streams wait although no further session can be had; reported once in 30 s.
+    Full {
+        /// How many wait.
+        waiting: usize,
+        /// Streams that each session may have at once.
+        max_streams: usize,
+        /// Sessions up.
+        sessions: usize,
+    },
+    /// Flows of datagrams had to give their places to others; reported once in 30 s.
+    Displaced {
+        /// How many since the last report.
+        flows: u64,
         /// Sessions up.
         sessions: usize,
     },
@@ -69,9 +96,15 @@ pub(crate) type Dial = Box<
 /// It keeps one session up, and opens further ones, up to
 /// [`Config::max_sessions`], while streams wait for a place; those are closed again when they had
 /// no stream for a minute. After a failure it waits as long as an exponential back-off with full
-/// jitter says (up to 0.5 s at first, up to 30 s later); after a refusal, 30 s to 5 min. When the
-/// gateway announces a drain, a new session takes the new streams at once and the old ones finish
-/// where they are.
+/// jitter says (up to 0.5 s at first, up to 30 s later), or up to 2 s (8 s after twenty attempts)
+/// while a stream waits for the session; after a refusal, 30 s to 5 min. When the gateway announces
+/// a drain, a new session takes the new streams at once and the old ones finish where they are; so
+/// it does when the gateway does not answer on a session that is being used
+/// ([`Timing::probe_after`](crate::Timing::probe_after)).
+///
+/// Flows of datagrams hold half of the places at most. A newcomer beyond that takes the place of
+/// the flow that has been quiet for longest, and so does any stream that finds no place when no
+/// session can be had, if that flow has been quiet for two seconds.
 ///
 /// One task runs it. When the last clone is dropped, or after [`Self::close`], the sessions are
 /// closed.

@@ -23,7 +23,8 @@ pub struct Config {
     /// Whether the binary wire format is offered. Default true; a gateway that lacks it speaks JSON
     /// all the same.
     pub offers_v2: bool,
-    /// Sessions that a [`Client`](crate::Client) keeps at most. Default 8; 0 is taken as 1.
+    /// Sessions that a [`Client`](crate::Client) keeps at most. Default 32, which are 256 streams
+    /// with a gateway that allows 8 on each; 0 is taken as 1.
     pub max_sessions: usize,
     /// Times.
     pub timing: Timing,
@@ -39,7 +40,7 @@ impl Config {
             trust: Trust::System,
             region: None,
             offers_v2: true,
-            max_sessions: 8,
+            max_sessions: 32,
             timing: Timing::default(),
         }
     }
@@ -111,6 +112,12 @@ pub struct Timing {
     pub keepalive_max_missed: u32,
     /// How long a gateway may take no byte while some wait. Default 30 s.
     pub write_timeout: Duration,
+    /// An open or payload makes a session ping the gateway when nothing has come from it for so long;
+    /// zero switches it off. Default 4 s.
+    pub probe_after: Duration,
+    /// How long the answer to that ping may take before new streams go to another session. Default
+    /// 3 s.
+    pub probe_timeout: Duration,
     /// For a stream: waiting for a session and a place, and the answer of the target. Default 15 s.
     pub open_timeout: Duration,
     /// A session beyond the first is closed when it had no stream for so long. Default 60 s.
@@ -129,6 +136,8 @@ impl Default for Timing {
             keepalive_interval: Duration::from_secs(25),
             keepalive_max_missed: 2,
             write_timeout: Duration::from_secs(30),
+            probe_after: Duration::from_secs(4),
+            probe_timeout: Duration::from_secs(3),
             open_timeout: Duration::from_secs(15),
             idle_timeout: Duration::from_mins(1),
             stable_after: Duration::from_mins(1),

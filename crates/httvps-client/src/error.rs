@@ -57,6 +57,8 @@ pub enum ConnectError {
     },
     /// The gateway cannot ask its backend, and lets nobody in without it.
     BackendUnavailable,
+    /// The gateway has as many sessions as it may, of this device or in all.
+    SessionLimit,
     /// The gateway has no node by way of which this device's streams could leave.
     NoNode {
         /// The gateway's reason; may be empty.
@@ -127,6 +129,7 @@ impl ConnectError {
             HelloError::Refused { reason, .. } if &*reason == "backend_unavailable" => {
                 Self::BackendUnavailable
             }
+            HelloError::Refused { reason, .. } if &*reason == "session_limit" => Self::SessionLimit,
             HelloError::Refused { reason, subscription_status } => Self::Refused {
                 reason: reason.into(),
                 subscription_status: subscription_status.map(String::from),
@@ -176,6 +179,9 @@ impl fmt::Display for ConnectError {
             Self::BackendUnavailable => {
                 f.write_str("the gateway cannot reach its backend and lets nobody in without it")
             }
+            Self::SessionLimit => f.write_str(
+                "the gateway allows no further session now, of this device or of all devices",
+            ),
             Self::NoNode { reason } => {
                 write!(
                     f,
@@ -233,6 +239,8 @@ pub enum OpenError {
     NoSession(Option<Arc<ConnectError>>),
     /// Every session has as many streams as it may, and none ended in time.
     NoPlace,
+    /// The gateway does not answer: the path to it may have been lost.
+    Silent,
     /// The gateway did not say within the deadline whether the target answers.
     TimedOut,
     /// The gateway could not or would not reach the target.
@@ -252,6 +260,9 @@ impl fmt::Display for OpenError {
             Self::NoSession(None) => f.write_str("not connected to the gateway yet"),
             Self::NoSession(Some(error)) => write!(f, "not connected to the gateway: {error}"),
             Self::NoPlace => f.write_str("the gateway allows no more streams now"),
+            Self::Silent => {
+                f.write_str("the gateway does not answer; the path to it may have been lost")
+            }
             Self::TimedOut => f.write_str("the target did not answer in time"),
             Self::Failed(failure) => failure.fmt(f),
             Self::Ended(end) => end.fmt(f),

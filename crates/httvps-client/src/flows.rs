@@ -1,6 +1,6 @@
 //! Flows of datagrams on behalf of local programs: one task each.
 
-use crate::{Open, OpenDatagrams, OpenError, Target};
+use crate::{Open, OpenDatagrams, OpenError, StreamEnd, Target};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -133,7 +133,8 @@ fn is_lasting(error: &io::Error) -> bool {
     !matches!(error.kind(), Kind::WouldBlock | Kind::ConnectionRefused | Kind::ConnectionReset)
 }
 
-/// Moves the datagrams of one flow both ways until it is over or quiet.
+/// Moves the datagrams of one flow both ways until it is over or quiet. When its session ends or
+/// falls silent it goes on by way of another one, with the datagram that has not been answered.
 async fn carry<O: Open>(
     opener: &O,
     target: &Target,
@@ -142,22 +143,33 @@ async fn carry<O: Open>(
     way: &Way,
 ) -> Result<(), OpenError> {
     let mut flow = opener.open_datagrams(target).await?;
+    let mut unanswered = None;
     let quiet = if target.port == DNS { QUIET_DNS } else { QUIET };
     let mut answer = way.header.to_vec();
     let mut until = Instant::now() + quiet;
     loop {
         tokio::select! {
             datagram = from_program.recv() => match datagram {
-                Some(datagram) => flow.send(&datagram),
+                Some(datagram) => {
+                    flow.send(&datagram);
+                    unanswered = Some(datagram);
+                }
                 None => return Ok(()),
             },
             datagram = flow.recv() => match datagram {
                 Ok(datagram) => {
+                    unanswered = None;
                     answer.truncate(way.header.len());
                     answer.extend_from_slice(&datagram);
                     // A program that does not read in time loses datagrams, as everywhere.
                     let _ = socket.try_send_to(&answer, way.program);
                     answer.shrink_to(4096);
+                }
+                Err(failure) if failure.end == Some(StreamEnd::SessionEnded) => {
+                    // The next datagram of the program opens another flow.
+                    let Some(datagram) = unanswered.take() else { return Ok(()) };
+                    flow = opener.open_datagrams(target).await?;
+                    flow.send(&datagram);
                 }
                 Err(failure) => return Err(OpenError::Failed(failure)),
             },

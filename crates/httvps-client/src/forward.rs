@@ -7,8 +7,13 @@ use crate::{Open, Target};
 use httvps_mux::Local;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::UdpSocket;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+/// Pause after an error of a local UDP socket.
+const SOCKET_PAUSE: Duration = Duration::from_millis(500);
 
 /// Serves a listening port: every connection becomes a stream to `target`. A connection whose
 /// stream does not open is reset. Returns when `cancel` is.
@@ -23,7 +28,7 @@ pub async fn serve<O: Open>(
 
 /// Serves a local UDP socket: each address that sends to it gets a flow of datagrams to `target`, up
 /// to 32 of them, the quietest giving way; a flow is closed after a minute without any (port 53:
-/// 5 s). Returns when `cancel` is, or when the socket fails.
+/// 5 s). Returns when `cancel` is.
 pub async fn serve_datagrams<O: Open>(
     socket: UdpSocket,
     target: Target,
@@ -43,7 +48,14 @@ pub async fn serve_datagrams<O: Open>(
         match ended {
             Ok(Some((target, error))) => report(&Rejected::not_opened(&target, &error)),
             Ok(None) => {}
-            Err(error) => return report(&Rejected::local(&error)),
+            // The system may be short of something, or an interface be down: programs come back.
+            Err(error) => {
+                report(&Rejected::local(&error));
+                tokio::select! {
+                    () = sleep(SOCKET_PAUSE) => {}
+                    () = cancel.cancelled() => return,
+                }
+            }
         }
     }
 }

@@ -10,8 +10,10 @@ pub mod proxy;
 mod backoff;
 mod client;
 mod config;
+mod datagrams;
 mod error;
 mod flows;
+mod keeper;
 mod open;
 mod pool;
 #[cfg(test)]
@@ -23,8 +25,9 @@ mod url;
 
 pub use client::{Client, Event, Report};
 pub use config::{Config, Timing, Trust};
+pub use datagrams::Datagrams;
 pub use error::{ConnectError, OpenError, Step};
-pub use httvps_mux::{Connection, ConnectionEnd, Datagrams, Stream, StreamFailure};
+pub use httvps_mux::{Connection, ConnectionEnd, Stream, StreamFailure};
 pub use httvps_proto::{Host, StreamEnd, Target, TargetError};
 pub use httvps_transport::socket::{self, BadBind, Bind};
 pub use open::{Open, OpenDatagrams, OpenStream};

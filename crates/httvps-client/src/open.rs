@@ -1,7 +1,7 @@
 //! What the listeners need of a client.
 
-use crate::OpenError;
-use httvps_mux::{Datagrams, Local, StreamFailure};
+use crate::{Datagrams, OpenError};
+use httvps_mux::{Local, StreamFailure};
 use httvps_proto::Target;
 use std::future::Future;
 use std::io;

@@ -1,14 +1,21 @@
 //! The pool against gateways in memory, in virtual time.
 
+mod places;
+mod silence;
+
 use crate::client::Dial;
 use crate::{
-    Client, Config, ConnectError, Event, OpenError, Secret, Session, StreamEnd, Target, Timing,
+    Client, Config, ConnectError, Event, OpenError, Secret, Session, Step, StreamEnd, Target,
+    Timing,
 };
 use httvps_mux::{Connection, Greeting, Link, LinkTiming, Settings, Stream};
+use httvps_proto::v2::{self, Budget, Event as V2Event, Frames, ResetCode, Side};
 use httvps_proto::{Input, Limits, Session as GatewaySession, Verdict};
 use httvps_transport::ws::{self, Role, WebSocket};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -21,6 +28,10 @@ use tokio::time::{Instant, sleep, timeout};
 enum Order {
     GoAway,
     Vanish,
+    /// Takes no byte and sends none any more.
+    Freeze,
+    /// Goes on where it froze.
+    Thaw,
 }
 
 /// The world of one client: gateways that it gets to know one after the other.
@@ -28,6 +39,15 @@ enum Order {
 struct World {
     /// What the next attempts meet; when used up, a gateway.
     obstacles: Mutex<VecDeque<ConnectError>>,
+    /// Until then every attempt is refused by the system.
+    down_until: Mutex<Option<Instant>>,
+    /// Until then an attempt gets no answer.
+    is_unreachable: AtomicBool,
+    /// Sessions that the gateway allows; 0 for any number.
+    max_sessions: AtomicUsize,
+    speaks_v2: AtomicBool,
+    /// Payload of the datagrams that gateways have got.
+    datagrams: Mutex<Vec<Vec<u8>>>,
     attempts: Mutex<Vec<Instant>>,
     gateways: Mutex<Vec<mpsc::Sender<Order>>>,
     events: Mutex<Vec<Event>>,
@@ -49,6 +69,9 @@ struct Gateway {
     link: Link<DuplexStream>,
     session: GatewaySession,
     scratch: Vec<u8>,
+    v2: Option<v2::Session>,
+    max_streams: usize,
+    world: Arc<World>,
 }
 
 impl Gateway {
@@ -56,7 +79,8 @@ impl Gateway {
         let now = Instant::now().into_std();
         while let Poll::Ready(event) = self.link.poll_recv(cx, now) {
             match event {
-                Ok(ws::Event::Message(_)) => self.take(),
+                Ok(ws::Event::Message(ws::Kind::Text)) => self.take(),
+                Ok(ws::Event::Message(ws::Kind::Binary)) => self.take_frames(),
                 Ok(ws::Event::Close { .. }) | Err(_) => {
                     let _ = self.link.poll_flush(cx, now);
                     return Poll::Ready(());
@@ -75,6 +99,11 @@ impl Gateway {
             Input::Hello(_) => {
                 let verdict = Verdict::Allowed { session_id: "s", subscription_status: None };
                 self.session.handle_verdict(now, &verdict, &mut out);
+                let limits = v2::Limits { max_streams: self.max_streams, ..Default::default() };
+                self.v2 = self
+                    .session
+                    .has_v2()
+                    .then(|| v2::Session::new(Side::Gateway, limits, Budget::new(1 << 30), now));
             }
             Input::Open { stream, target } if target.as_deref() == Some("refused:1") => {
                 self.session.end(stream, StreamEnd::Refused, &mut out);
@@ -84,13 +113,40 @@ impl Gateway {
         }
     }
 
+    /// Opens streams, but none to `full:1`; keeps datagrams and sends them back.
+    fn take_frames(&mut self) {
+        let now = Instant::now().into_std();
+        let (message, mut out) = self.link.message();
+        let session = self.v2.as_mut().unwrap();
+        for frame in Frames::new(message, Side::Client) {
+            let event = out.frames(|frames| session.handle_frame(now, frame.unwrap(), frames));
+            match event.unwrap() {
+                V2Event::Open { stream, target: "full:1", .. } => out.frames(|frames| {
+                    session.reset(stream, ResetCode::Limit, "", frames);
+                }),
+                V2Event::Open { stream, .. } => {
+                    out.frames(|frames| session.opened(stream, frames));
+                }
+                V2Event::Finish(stream) => out.frames(|frames| session.finish(stream, frames)),
+                V2Event::Datagram { stream, data } => {
+                    self.world.datagrams.lock().unwrap().push(data.to_vec());
+                    out.frames(|frames| session.write_datagram(stream, data, frames));
+                }
+                _ => {}
+            }
+        }
+    }
+
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut is_frozen = false;
         loop {
             let order = tokio::select! {
-                () = poll_fn(|cx| self.poll(cx)) => return,
+                () = poll_fn(|cx| self.poll(cx)), if !is_frozen => return,
                 order = orders.recv() => order,
             };
             match order {
+                Some(Order::Freeze) => is_frozen = true,
+                Some(Order::Thaw) => is_frozen = false,
                 Some(Order::GoAway) => {
                     let mut out = self.link.outbox();
                     self.session.go_away(Duration::from_secs(30), &mut out);
@@ -111,13 +167,28 @@ impl World {
         if let Some(error) = self.obstacles.lock().unwrap().pop_front() {
             return Err(error);
         }
+        if self.down_until.lock().unwrap().is_some_and(|until| Instant::now() < until) {
+            return Err(ConnectError::ConnectionRefused { gateway: "g:443".into() });
+        }
+        if self.is_unreachable.load(Relaxed) {
+            sleep(Timing::default().dial_timeout).await;
+            return Err(ConnectError::TimedOut { gateway: "g:443".into(), step: Step::Tcp });
+        }
+        let living = self.gateways.lock().unwrap().iter().filter(|one| !one.is_closed()).count();
+        let max_sessions = self.max_sessions.load(Relaxed);
+        if max_sessions > 0 && living >= max_sessions {
+            return Err(ConnectError::SessionLimit);
+        }
         let (near, far) = duplex(4096);
         let (orders, inbox) = mpsc::channel(8);
         self.gateways.lock().unwrap().push(orders);
         let gateway = Gateway {
             link: link(far, Role::Server),
+            max_streams: limits.max_streams,
             session: GatewaySession::new(Arc::new(limits)),
             scratch: Vec::new(),
+            v2: None,
+            world: self.clone(),
         };
         tokio::spawn(gateway.run(inbox));
         let greeting = Greeting {
@@ -125,7 +196,7 @@ impl World {
             token: "t",
             client_version: "test",
             region: None,
-            offers_v2: false,
+            offers_v2: self.speaks_v2.load(Relaxed),
         };
         let link = link(near, Role::Client);
         let connection =
@@ -149,6 +220,10 @@ impl World {
             Event::Draining { sessions } => format!("draining {sessions}"),
             Event::Ended { sessions, .. } => format!("ended {sessions}"),
             Event::Failed { sessions, .. } => format!("failed {sessions}"),
+            Event::Silent { sessions } => format!("silent {sessions}"),
+            Event::Heard { sessions } => format!("heard {sessions}"),
+            Event::Full { waiting, .. } => format!("full, {waiting} wait"),
+            Event::Displaced { flows, .. } => format!("displaced {flows}"),
         });
         short.collect()
     }

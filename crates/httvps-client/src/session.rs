@@ -96,7 +96,12 @@ async fn greet(
         region: config.region.as_deref(),
         offers_v2: config.offers_v2,
     };
-    let settings = Settings { hello_timeout: timing.hello_timeout, ..Settings::default() };
+    let settings = Settings {
+        hello_timeout: timing.hello_timeout,
+        probe_after: timing.probe_after,
+        probe_timeout: timing.probe_timeout,
+        ..Settings::default()
+    };
     let link = Link::new(ws, times, Instant::now().into_std());
     Connection::spawn(link, &greeting, settings, changes).await
 }

@@ -17,6 +17,8 @@ pub(crate) trait Carrier: Send {
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>>;
     fn poll_timeout(&self) -> Option<Instant>;
     fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError>;
+    fn signs_of_life(&self) -> u32;
+    fn queue_ping(&mut self);
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Link<T> {
@@ -46,5 +48,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Link<T> {
     }
     fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
         Self::handle_timeout(self, now)
+    }
+    fn signs_of_life(&self) -> u32 {
+        Self::signs_of_life(self)
+    }
+    fn queue_ping(&mut self) {
+        Self::queue_ping(self);
     }
 }

@@ -284,6 +284,7 @@ impl State {
             Poll::Ready(Ok(0)) => Turn::Finished,
             Poll::Ready(Ok(count)) => {
                 carried.pace = Pace::of_read(count);
+                self.silence.used();
                 Turn::More
             }
             Poll::Ready(Err(error)) => Turn::Broken(error),

@@ -5,9 +5,9 @@ use crate::carrier::Carrier;
 use crate::driver::{Driver, Shared};
 use crate::link::{Link, LinkError};
 use crate::state::State;
-use crate::stream::{Stream, StreamFailure, plain};
+use crate::stream::{SILENT, Stream, StreamFailure, plain};
 use httvps_proto::v2::Kind;
-use httvps_proto::{ClientInput, ClientSession, StreamEnd};
+use httvps_proto::{ClientInput, ClientSession};
 use httvps_transport::ws::{Event, Kind as MessageKind};
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -36,6 +36,12 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// For the closing handshake. Default 3 s.
     pub close_timeout: Duration,
+    /// An open or payload makes the connection ping the gateway when nothing has come from it for so
+    /// long; zero switches it off. Default 4 s.
+    pub probe_after: Duration,
+    /// How long the answer to that ping may take before the connection counts as silent and takes
+    /// no new streams, until something comes again. Default 3 s.
+    pub probe_timeout: Duration,
     /// What the window of one stream may grow to in the second wire format, in which the two
     /// bounds on buffers above have no meaning. Default 16 MiB.
     pub max_stream_window: usize,
@@ -52,6 +58,8 @@ impl Default for Settings {
             max_queued: 256 * 1024,
             stall_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(3),
+            probe_after: Duration::from_secs(4),
+            probe_timeout: Duration::from_secs(3),
             max_stream_window: 16 * 1024 * 1024,
             max_session_window: 32 * 1024 * 1024,
         }
@@ -86,8 +94,8 @@ pub struct Connection {
 impl Connection {
     /// Says `hello` over `link`, waits for the answer and starts the driver.
     ///
-    /// `changes` is told whenever the count of streams, the draining or the end of the connection
-    /// may have changed; several connections may share one. Cancel safe in that dropping the
+    /// `changes` is told whenever the count of streams, the draining, the silence or the end of the
+    /// connection may have changed; several connections may share one. Cancel safe in that dropping the
     /// future drops the link.
     pub async fn spawn<T>(
         link: Link<T>,
@@ -130,8 +138,8 @@ impl Connection {
 
     /// Opens a stream to `target` (`host:port`, at most 262 bytes).
     ///
-    /// With a gateway that speaks `open_ack` it waits until the target answers or fails, without
-    /// a deadline of its own; otherwise it returns at once, and a failure comes with the first
+    /// With a gateway that speaks `open_ack` it waits until the target answers or fails, or the
+    /// gateway falls silent, without a deadline of its own; otherwise it returns at once, and a failure comes with the first
     /// read. Cancel safe: dropping the future closes the stream.
     pub async fn open(&self, target: &str) -> Result<Stream, OpenError> {
         self.begin(target)?.await
@@ -185,6 +193,12 @@ impl Connection {
     /// Whether the gateway has announced that it will close the connection.
     pub fn is_draining(&self) -> bool {
         self.shared.with(|state| state.is_draining())
+    }
+
+    /// Whether the gateway has not answered while something waited for it: see
+    /// [`Settings::probe_after`]. Streams that are open may still go on.
+    pub fn is_silent(&self) -> bool {
+        self.shared.with(|state| state.silence.is_silent())
     }
 
     /// Why the connection is over or closing; None while it is not.
@@ -438,13 +452,6 @@ fn write_closed(f: &mut fmt::Formatter<'_>, code: Option<u16>, words: Option<&st
     }
 }
 
-impl StreamFailure {
-    /// The failure of the streams that were open when the connection ended.
-    pub(crate) fn of_connection(end: &ConnectionEnd) -> Self {
-        Self::new(Some(StreamEnd::SessionEnded), &end.to_string())
-    }
-}
-
 /// Why a stream did not open.
 #[derive(Debug, Clone)]
 pub enum OpenError {
@@ -453,6 +460,9 @@ pub enum OpenError {
     NoPlace,
     /// The gateway drains; another connection may do.
     Draining,
+    /// The gateway does not answer; nothing has reached the target as far as is known, and another
+    /// connection may do.
+    Silent,
     /// The connection is over.
     Closed(Arc<ConnectionEnd>),
     /// The target is longer than 262 bytes.
@@ -468,6 +478,7 @@ impl fmt::Display for OpenError {
         match self {
             Self::NoPlace => f.write_str("the session has no place for another stream"),
             Self::Draining => f.write_str("the gateway is going away"),
+            Self::Silent => f.write_str(SILENT),
             Self::Closed(end) => end.fmt(f),
             Self::TargetTooLong => f.write_str("the target is longer than 262 bytes"),
             Self::NoDatagrams => f.write_str("the gateway carries no datagrams (no v2)"),

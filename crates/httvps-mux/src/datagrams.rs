@@ -5,7 +5,8 @@ use crate::state::State;
 use crate::table::Progress;
 use crate::wire::Wire;
 use crate::{DatagramQueue, StreamFailure};
-use httvps_proto::v2::{HEADER, MAX_DATAGRAM};
+use httvps_proto::StreamKey;
+use httvps_proto::v2::{HEADER, MAX_DATAGRAM, ResetCode};
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -40,9 +41,16 @@ impl Datagrams {
         self.shared.with(|state| state.send_datagram(self.id, datagram));
     }
 
-    /// Waits for the next datagram; an error says why there will be none. Cancel safe.
+    /// Waits for the next datagram; an error says why there will be none, or that the gateway does
+    /// not answer ([`StreamEnd::SessionEnded`](httvps_proto::StreamEnd::SessionEnded) in both cases: another connection may do). Cancel safe.
     pub async fn recv(&mut self) -> Result<Box<[u8]>, StreamFailure> {
         poll_fn(|cx| self.shared.with(|state| state.poll_datagram(self.id, cx))).await
+    }
+
+    /// What ends the flow on behalf of its owner.
+    pub fn displacer(&self) -> Displacer {
+        let key = self.shared.with(|state| state.table.slot(self.id).key);
+        Displacer { shared: self.shared.clone(), key }
     }
 
     /// Datagrams that were dropped here, in both directions.
@@ -60,6 +68,28 @@ impl Drop for Datagrams {
 impl fmt::Debug for Datagrams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Datagrams").finish_non_exhaustive()
+    }
+}
+
+/// Ends a flow of datagrams whose place is needed; see [`Datagrams::displacer`].
+pub struct Displacer {
+    shared: Arc<Shared>,
+    /// Of the second wire format, which uses no id twice.
+    key: Option<StreamKey>,
+}
+
+impl Displacer {
+    /// Gives the place back at once; the owner's next [`Datagrams::recv`] fails with these words.
+    pub fn displace(&self, words: &str) {
+        if let Some(key) = self.key {
+            self.shared.with(|state| state.displace(key, words));
+        }
+    }
+}
+
+impl fmt::Debug for Displacer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Displacer").finish_non_exhaustive()
     }
 }
 
@@ -86,8 +116,22 @@ impl State {
             self.table.has_leaving = true;
         } else {
             v2.write_datagram(key, datagram, &mut carrier.outbox());
+            self.silence.used();
             self.effects.has_work = true;
         }
+    }
+
+    fn displace(&mut self, key: StreamKey, words: &str) {
+        if !self.table.holds(key) {
+            return;
+        }
+        let failure = StreamFailure::new(None, words);
+        self.table.end(key, Progress::Failed(failure), &mut self.effects.wakes);
+        if let Some(carrier) = &mut self.carrier {
+            self.wire.reset(key, ResetCode::Cancelled, &mut carrier.outbox());
+        }
+        self.effects.has_changed = true;
+        self.effects.has_work = true;
     }
 
     /// Sends the datagrams that waited for room, now that there is some.
@@ -115,11 +159,15 @@ impl State {
         id: usize,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Box<[u8]>, StreamFailure>> {
+        let is_silent = self.silence.is_silent();
         let slot = self.table.slot(id);
         if let Some(datagram) = slot.mailbox().arrived.pop() {
             return Poll::Ready(Ok(datagram));
         }
         match &slot.progress {
+            Progress::Opening | Progress::Open if is_silent => {
+                Poll::Ready(Err(StreamFailure::of_silence()))
+            }
             Progress::Opening | Progress::Open => {
                 slot.await_arrival(cx.waker());
                 Poll::Pending
@@ -136,7 +184,7 @@ impl State {
 impl crate::wire::V2 {
     fn write_datagram(
         &mut self,
-        stream: httvps_proto::StreamKey,
+        stream: StreamKey,
         datagram: &[u8],
         out: &mut crate::LinkOutbox<'_>,
     ) {

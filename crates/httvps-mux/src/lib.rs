@@ -15,6 +15,7 @@ mod driver;
 mod link;
 mod owned;
 mod ready;
+mod silence;
 mod state;
 mod stream;
 mod table;
@@ -27,7 +28,7 @@ pub use connection::{
     Connection, ConnectionEnd, Greeting, HelloError, OpenError, Opening, Settings,
 };
 pub use datagram_queue::{DatagramQueue, MAX_QUEUED_DATAGRAMS};
-pub use datagrams::Datagrams;
+pub use datagrams::{Datagrams, Displacer};
 pub use link::{CHUNK, FLUSH_AT, Link, LinkError, LinkOutbox, LinkTiming};
 pub use ready::{Ready, StreamWaker};
 pub use stream::{Stream, StreamFailure};

@@ -75,6 +75,8 @@ pub struct Link<T> {
     written: u64,
     write_deadline: Option<Instant>,
     was_blocked: bool,
+    /// How often the peer showed that it is there.
+    signs: u32,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
@@ -89,6 +91,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             written: 0,
             write_deadline: None,
             was_blocked: false,
+            signs: 0,
         }
     }
 
@@ -103,6 +106,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         let received = self.ws.received();
         if received != self.received {
             self.received = received;
+            self.signs = self.signs.wrapping_add(1);
             self.keepalive.handle_received(now);
         }
         event.map_err(LinkError::from)
@@ -140,6 +144,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         let written = self.ws.written();
         if self.was_blocked && written > self.written {
             // Room after none: the peer has taken bytes. Our ping may still wait behind others.
+            self.signs = self.signs.wrapping_add(1);
             self.keepalive.handle_received(now);
         }
         self.was_blocked = flushed.is_pending();
@@ -160,6 +165,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// Says that the owner does not receive for now: what is not read cannot count as silence.
     pub fn hold_keepalive(&mut self, now: Instant) {
         self.keepalive.handle_received(now);
+    }
+
+    /// A count that changes when the peer shows that it is there: bytes of it have come, or it has
+    /// taken some of ours that waited.
+    pub fn signs_of_life(&self) -> u32 {
+        self.signs
+    }
+
+    /// Queues a ping beside those of the keep-alive.
+    pub fn queue_ping(&mut self) {
+        self.ws.queue_ping(b"");
     }
 
     /// When [`Self::handle_timeout`] has something to do.

@@ -18,8 +18,10 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), OpenError>> {
         let end = self.end();
+        let is_silent = self.silence.is_silent();
         let slot = self.table.slot(id);
         Poll::Ready(match &slot.progress {
+            Progress::Opening if is_silent => Err(OpenError::Silent),
             Progress::Opening => {
                 slot.await_arrival(cx.waker());
                 return Poll::Pending;
@@ -82,6 +84,7 @@ impl State {
         let data = &data[..data.len().min(CHUNK).min(credit)];
         if !data.is_empty() {
             self.wire.write(key, data, &mut carrier.outbox());
+            self.silence.used();
             self.effects.has_work = true;
         }
         Poll::Ready(Ok(data.len()))

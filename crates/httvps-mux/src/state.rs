@@ -4,6 +4,7 @@ use crate::carrier::Carrier;
 use crate::connection::{ConnectionEnd, OpenError, Settings};
 use crate::link::LinkError;
 use crate::ready::Ready;
+use crate::silence::{Finding, Silence};
 use crate::stream::{StreamFailure, plain};
 use crate::table::{Progress, Table};
 use crate::turns::Turns;
@@ -31,6 +32,8 @@ pub(crate) struct State {
     pub(crate) table: Table,
     pub(crate) settings: Settings,
     phase: Phase,
+    /// Whether the gateway answers while the connection is being used.
+    pub(crate) silence: Silence,
     pub(crate) is_draining: bool,
     /// Nobody can open streams any more: the last one to end closes the connection.
     is_abandoned: bool,
@@ -99,6 +102,7 @@ impl State {
             wire,
             scratch: Vec::new(),
             table: Table::new(max_stream, max_session),
+            silence: Silence::new(settings.probe_after, settings.probe_timeout, now),
             settings,
             phase: Phase::Open,
             is_draining: false,
@@ -142,6 +146,9 @@ impl State {
         if self.is_draining {
             return Err(OpenError::Draining);
         }
+        if self.silence.is_silent() {
+            return Err(OpenError::Silent);
+        }
         if target.len() > Limits::MAX_TARGET {
             return Err(OpenError::TargetTooLong);
         }
@@ -159,6 +166,7 @@ impl State {
         })?;
         let has_ack = self.wire.has_open_ack();
         let progress = if has_ack { Progress::Opening } else { Progress::Open };
+        self.silence.used();
         self.effects.has_work = true;
         let id = self.table.insert(key, progress);
         if kind == StreamKind::Datagrams {
@@ -202,7 +210,10 @@ impl State {
         }
         match self.phase {
             Phase::Open => match self.carrier.as_ref().map(|carrier| carrier.poll_timeout()) {
-                Some(due) => Step::Wait(earlier(due, self.stalled_at)),
+                Some(due) => {
+                    let due = earlier(due, self.silence.poll_timeout());
+                    Step::Wait(earlier(due, self.stalled_at))
+                }
                 None => Step::Over,
             },
             Phase::Closing { until, .. } if now < until => match self.poll_closing(cx, now) {
@@ -245,6 +256,15 @@ impl State {
         let _ = carrier.poll_flush(cx, now)?;
         let queued = carrier.queued();
         carrier.handle_timeout(now)?;
+        match self.silence.step(now, carrier.signs_of_life(), self.table.has_room()) {
+            Finding::Nothing => {}
+            Finding::Ask => carrier.queue_ping(),
+            Finding::Silent => {
+                self.table.wake_undecided(&mut self.effects.wakes);
+                self.effects.has_changed = true;
+            }
+            Finding::Heard => self.effects.has_changed = true,
+        }
         if carrier.queued() > queued {
             let _ = carrier.poll_flush(cx, now)?;
         }

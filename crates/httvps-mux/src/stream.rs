@@ -1,5 +1,6 @@
 //! One byte flow to a target, through a connection.
 
+use crate::connection::ConnectionEnd;
 use crate::driver::Shared;
 use httvps_proto::StreamEnd;
 use std::fmt;
@@ -91,6 +92,9 @@ impl fmt::Debug for Stream {
     }
 }
 
+/// What is said of a gateway that does not answer.
+pub(crate) const SILENT: &str = "the gateway does not answer; the path to it may have been lost";
+
 /// Why a stream failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamFailure {
@@ -103,6 +107,16 @@ pub struct StreamFailure {
 impl StreamFailure {
     pub(crate) fn new(end: Option<StreamEnd>, words: &str) -> Self {
         Self { end, words: plain(words) }
+    }
+
+    /// The failure of the streams that were open when the connection ended.
+    pub(crate) fn of_connection(end: &ConnectionEnd) -> Self {
+        Self::new(Some(StreamEnd::SessionEnded), &end.to_string())
+    }
+
+    /// The failure of what does not wait for a connection that is silent.
+    pub(crate) fn of_silence() -> Self {
+        Self::new(Some(StreamEnd::SessionEnded), SILENT)
     }
 
     /// The failure out of an error of a [`Stream`].

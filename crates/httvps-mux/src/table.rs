@@ -230,6 +230,16 @@ impl Table {
         taken
     }
 
+    /// Wakes those who can do without the connection when it does not answer: they wait for the
+    /// target's answer, or hold a flow of datagrams.
+    pub(crate) fn wake_undecided(&mut self, wakes: &mut Vec<Waker>) {
+        let undecided = self
+            .slots
+            .iter_mut()
+            .filter(|(_, slot)| slot.progress == Progress::Opening || slot.mailbox.is_some());
+        wakes.extend(undecided.filter_map(|(_, slot)| slot.reader.take()));
+    }
+
     /// Notes how a stream ended; what has arrived stays readable.
     pub(crate) fn end(&mut self, key: StreamKey, progress: Progress, wakes: &mut Vec<Waker>) {
         if let Some(slot) = self.slot_of(key) {

@@ -89,6 +89,11 @@ pub(crate) struct ConnectArgs {
     /// the two is at fault)
     #[arg(long, env = "HTTVPS_JSON")]
     json: bool,
+    /// Sessions with the gateway at most; each carries as many streams as the gateway allows, and
+    /// further ones are opened only when those are full
+    #[arg(long, value_name = "N", env = "HTTVPS_MAX_SESSIONS", default_value_t = 32,
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    max_sessions: u16,
     /// How much to tell on standard error
     #[arg(long, value_name = "LEVEL", env = "HTTVPS_LOG_LEVEL", default_value = "info")]
     log_level: Level,
@@ -257,6 +262,7 @@ fn configure(args: &ConnectArgs, voice: &Voice) -> Result<Config, String> {
     let mut config = Config::new(args.gateway.clone(), &*args.device_id, token(args, voice)?);
     config.region.clone_from(&args.region);
     config.offers_v2 = !args.json;
+    config.max_sessions = args.max_sessions.into();
     if let Some(file) = &args.ca {
         config.trust = Trust::from_pem_file(file)?;
     }
@@ -424,6 +430,32 @@ impl Voice {
                 &"the gateway is going down; what is open finishes there, the rest reconnects",
             ),
             Event::Draining { .. } => self.say(Level::Debug, &"the gateway drains a session"),
+            Event::Silent { sessions: 0 } => self.say(
+                Level::Warn,
+                &"the gateway does not answer; the path to it may have been lost, connecting anew",
+            ),
+            Event::Silent { .. } => {
+                self.say(Level::Debug, &"the gateway does not answer on a session");
+            }
+            Event::Heard { sessions: 1 } => self.say(Level::Info, &"the gateway answers again"),
+            Event::Heard { .. } => {
+                self.say(Level::Debug, &"the gateway answers again on a session");
+            }
+            Event::Full { waiting, max_streams, sessions } => {
+                let words = format_args!(
+                    "{waiting} connections wait for a place: {sessions} sessions are up and the \
+                     gateway allows {max_streams} streams on each; close what is not needed, or \
+                     see --max-sessions"
+                );
+                self.say(Level::Warn, &words);
+            }
+            Event::Displaced { flows, .. } => {
+                let words = format_args!(
+                    "short of places: {flows} UDP flows, the quietest ones, had to give theirs to \
+                     others"
+                );
+                self.say(Level::Warn, &words);
+            }
             Event::Ended { end, sessions: 0 } => {
                 self.say(Level::Warn, &format_args!("disconnected, will reconnect: {end}"));
             }
@@ -474,6 +506,7 @@ impl fmt::Display for Hint<'_> {
                 "no_active_subscription" => "; renew the subscription",
                 _ => "; ask the operator of the gateway",
             },
+            ConnectError::SessionLimit => "; close other clients of this device",
             ConnectError::BackendUnavailable | ConnectError::NoNode { .. } => {
                 "; the operator has to see to it"
             }

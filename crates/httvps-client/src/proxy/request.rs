@@ -171,7 +171,7 @@ fn refusal(target: &Target, error: &OpenError) -> Response<Body> {
         OpenError::NoSession(_) | OpenError::NoPlace | OpenError::Closed => {
             StatusCode::SERVICE_UNAVAILABLE
         }
-        OpenError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        OpenError::TimedOut | OpenError::Silent => StatusCode::GATEWAY_TIMEOUT,
         OpenError::Ended(_) | OpenError::NoDatagrams => StatusCode::BAD_GATEWAY,
         OpenError::Failed(failure) => match failure.end {
             Some(StreamEnd::Denied) => StatusCode::FORBIDDEN,

@@ -104,6 +104,7 @@ fn reply_to(error: &OpenError) -> Reply {
         OpenError::TimedOut => Reply::TtlExpired,
         OpenError::BadTarget(_)
         | OpenError::NoSession(_)
+        | OpenError::Silent
         | OpenError::NoPlace
         | OpenError::Ended(_)
         | OpenError::NoDatagrams

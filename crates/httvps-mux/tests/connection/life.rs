@@ -12,10 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 #[tokio::test(start_paused = true)]
 async fn opening_waits_for_the_target() {
     let (connection, mut gateway) = within(pair(4096, limits(8), Settings::default())).await;
-    let mut opening = Box::pin(connection.open("db.example:5432"));
-    assert!(tokio::time::timeout(Duration::from_mins(1), opening.as_mut()).await.is_err());
+    let mut opening = connection.begin("db.example:5432").unwrap();
     let Seen::Open(key, target) = within(gateway.next()).await else { panic!() };
     assert_eq!(target, "db.example:5432");
+    tokio::select! {
+        result = &mut opening => panic!("{result:?}"),
+        seen = gateway.next() => panic!("{seen:?}"),
+        () = tokio::time::sleep(Duration::from_mins(1)) => {}
+    }
     gateway.session.opened(key, &mut gateway.link.outbox());
     gateway.flush().await.unwrap();
     within(opening).await.unwrap();

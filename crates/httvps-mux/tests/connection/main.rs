@@ -11,6 +11,7 @@ mod gateway_v2;
 mod hello;
 mod life;
 mod local;
+mod silence;
 
 use std::future::Future;
 use std::time::Duration;
