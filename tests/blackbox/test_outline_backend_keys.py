@@ -166,6 +166,6 @@ def test_a_key_server_that_is_not_trusted_is_told_from_one_that_is_not_there(run
 
     with key_server(authority, lambda: near.key) as url:
         for words in told(url):
-            assert "has a certificate that is not trusted" in words and "cannot be reached" not in words, words
+            assert "certificate is not trusted" in words and "cannot be reached" not in words, words
     for words in told(f"ssconf://127.0.0.1:{refusing_port()}/hunter2"):
         assert "cannot be reached" in words and "certificate" not in words, words

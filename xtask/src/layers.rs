@@ -7,7 +7,8 @@ use std::process::Command;
 /// Each crate and the crates of this workspace that it may depend on. Everything else is upward or sideways.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("httvps-proto", &[]),
-    ("httvps-transport", &[]),
+    ("httvps-text", &[]),
+    ("httvps-transport", &["httvps-text"]),
     ("httvps-shadowsocks", &["httvps-proto"]),
     ("httvps-proxies", &["httvps-proto"]),
     ("httvps-upstream", &["httvps-proto"]),
@@ -16,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "httvps-gateway",
         &[
             "httvps-proto",
+            "httvps-text",
             "httvps-transport",
             "httvps-shadowsocks",
             "httvps-proxies",
@@ -23,8 +25,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "httvps-mux",
         ],
     ),
-    ("httvps-client", &["httvps-proto", "httvps-transport", "httvps-mux"]),
-    ("httvps-backend", &[]),
+    ("httvps-client", &["httvps-proto", "httvps-text", "httvps-transport", "httvps-mux"]),
+    ("httvps-backend", &["httvps-text"]),
     (
         "httvps-testkit",
         &["httvps-proto", "httvps-transport", "httvps-upstream", "httvps-mux", "httvps-backend"],
@@ -33,6 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "httvps",
         &[
             "httvps-proto",
+            "httvps-text",
             "httvps-transport",
             "httvps-upstream",
             "httvps-mux",

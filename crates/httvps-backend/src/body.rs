@@ -54,7 +54,7 @@ pub(crate) struct Fields(Map<String, Value>);
 
 impl Fields {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, String> {
-        match serde_json::from_slice(body) {
+        match serde_json::from_slice(httvps_text::without_mark(body)) {
             Ok(Value::Object(members)) => Ok(Self(members)),
             Ok(_) => Err("the body must be a JSON object".to_owned()),
             Err(problem) => Err(format!(
@@ -108,6 +108,11 @@ fn wrong(name: &str, wanted: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_order_mark_before_a_question_does_not_matter() {
+        assert!(Fields::parse("\u{feff}{}".as_bytes()).is_ok());
+    }
 
     #[test]
     fn messages_name_the_field_and_repeat_no_value() {

@@ -113,8 +113,10 @@ fn parse(path: &Path, text: &[u8]) -> Result<Devices, FileError> {
         return Err(FileError::TooLarge(path.to_owned()));
     }
     let malformed = |problem| FileError::Malformed { path: path.to_owned(), problem };
+    // Editors of Windows put a byte-order mark before it, or save it as UTF-16.
+    let text = httvps_text::decode(text).map_err(|problem| malformed(problem.to_string()))?;
     let document: Document =
-        serde_json::from_slice(text).map_err(|problem| malformed(problem.to_string()))?;
+        serde_json::from_str(text).map_err(|problem| malformed(problem.to_string()))?;
     let nodes = Nodes::new(document.nodes).map_err(malformed)?;
     Devices::new(document.devices).map(|devices| devices.with_nodes(nodes)).map_err(malformed)
 }
@@ -228,6 +230,15 @@ mod tests {
 
     fn problem(text: &str) -> String {
         parse(Path::new("devices.json"), text.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_byte_order_mark_does_not_matter_and_utf_16_is_named() {
+        let text = "\u{feff}{\"devices\": []}";
+        assert!(parse(Path::new("devices.json"), text.as_bytes()).is_ok());
+        let wide: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let told = parse(Path::new("devices.json"), &wide).unwrap_err().to_string();
+        assert!(told.contains("UTF-16"), "{told}");
     }
 
     #[test]

@@ -1,9 +1,8 @@
 //! What a client needs to know.
 
 use crate::{ConnectError, GatewayUrl, Secret};
-use httvps_transport::tls::{ClientTls, Roots};
+use httvps_transport::tls::{ClientTls, Roots, read_authorities};
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,7 +50,7 @@ impl Config {
 pub enum Trust {
     /// The authorities of this system.
     System,
-    /// These authorities and no others.
+    /// These authorities and no others; one of them may be the gateway's own certificate.
     Only(Vec<CertificateDer<'static>>),
     /// **Anybody's.** Whoever sits between the client and the gateway reads everything, the token
     /// first of all. For tests on a link that nobody else can touch.
@@ -59,20 +58,9 @@ pub enum Trust {
 }
 
 impl Trust {
-    /// Reads authorities from a PEM file. The error is one line that names the file.
+    /// Reads authorities from a PEM file, or the gateway's own certificate. The error is one line that names the file.
     pub fn from_pem_file(path: &Path) -> Result<Self, String> {
-        let shown = path.display();
-        let sections = CertificateDer::pem_file_iter(path)
-            .map_err(|error| format!("cannot read {shown}: {error}"))?;
-        let certificates: Vec<_> = sections
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("{shown} is not valid PEM: {error}"))?;
-        if certificates.is_empty() {
-            return Err(format!(
-                "{shown} holds no certificate; accepted: a PEM file of authorities"
-            ));
-        }
-        Ok(Self::Only(certificates))
+        read_authorities(path).map(Self::Only).map_err(|error| error.to_string())
     }
 
     pub(crate) fn tls(&self) -> Result<ClientTls, ConnectError> {

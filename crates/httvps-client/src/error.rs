@@ -2,7 +2,7 @@
 
 use httvps_mux::{ConnectionEnd, HelloError, StreamFailure};
 use httvps_proto::TargetError;
-use httvps_transport::tls::TlsError;
+use httvps_transport::tls::{CertificateFault, TlsError, certificate_fault};
 use httvps_transport::ws::handshake::HandshakeError;
 use std::fmt;
 use std::io;
@@ -38,7 +38,12 @@ pub enum ConnectError {
         step: Step,
     },
     /// The gateway's certificate is not acceptable.
-    Certificate(String),
+    Certificate {
+        /// What is wrong with it, to choose the advice by.
+        fault: CertificateFault,
+        /// What is wrong with it, in words.
+        words: String,
+    },
     /// TLS failed in another way.
     Tls(String),
     /// What answers there is not a gateway, or the path is wrong.
@@ -97,7 +102,7 @@ impl ConnectError {
     /// Whether those who wait for a session had better hear of it at once: the next attempt will
     /// hardly end otherwise. A certificate may be mended at any time, so it is retried fast.
     pub fn is_lasting(&self) -> bool {
-        self.is_refusal() || matches!(self, Self::Certificate(_))
+        self.is_refusal() || matches!(self, Self::Certificate { .. })
     }
 
     pub(crate) fn from_tls(gateway: &str, error: &TlsError) -> Self {
@@ -105,8 +110,10 @@ impl ConnectError {
             TlsError::Io(error) => {
                 Self::Unreachable { gateway: gateway.into(), words: error.to_string() }
             }
-            other if other.label() == "certificate" => Self::Certificate(other.to_string()),
-            other => Self::Tls(other.to_string()),
+            other => match other.tls().and_then(certificate_fault) {
+                Some(fault) => Self::Certificate { fault, words: other.to_string() },
+                None => Self::Tls(other.to_string()),
+            },
         }
     }
 
@@ -166,9 +173,11 @@ impl fmt::Display for ConnectError {
             Self::TimedOut { gateway, step } => {
                 write!(f, "the gateway {gateway} did not answer in time ({step})")
             }
-            Self::Certificate(words) | Self::Tls(words) | Self::NotAGateway { words, .. } => {
-                f.write_str(words)
-            }
+            Self::Certificate { words, .. }
+            | Self::Tls(words)
+            | Self::NotAGateway { words, .. }
+            | Self::Closed(words)
+            | Self::Config(words) => f.write_str(words),
             Self::Refused { reason, subscription_status } => {
                 write!(f, "the backend refused this device: {}", words_of_refusal(reason))?;
                 match subscription_status {
@@ -190,7 +199,6 @@ impl fmt::Display for ConnectError {
                 )
             }
             Self::BadHello(words) => write!(f, "the gateway did not accept the hello: {words}"),
-            Self::Closed(words) | Self::Config(words) => f.write_str(words),
         }
     }
 }
@@ -316,7 +324,10 @@ mod tests {
         let refused = ConnectError::Refused { reason: String::new(), subscription_status: None };
         assert!(refused.is_refusal());
         assert!(!ConnectError::BackendUnavailable.is_refusal());
-        let untrusted = ConnectError::Certificate("not trusted".into());
+        let untrusted = ConnectError::Certificate {
+            fault: CertificateFault::UnknownIssuer,
+            words: "not trusted".into(),
+        };
         assert!(untrusted.is_lasting() && !untrusted.is_refusal());
         assert!(!ConnectError::BackendUnavailable.is_lasting());
         assert!(!ConnectError::ConnectionRefused { gateway: "g:1".into() }.is_refusal());

@@ -30,6 +30,7 @@ pub use error::{ConnectError, OpenError, Step};
 pub use httvps_mux::{Connection, ConnectionEnd, Stream, StreamFailure};
 pub use httvps_proto::{Host, StreamEnd, Target, TargetError};
 pub use httvps_transport::socket::{self, BadBind, Bind};
+pub use httvps_transport::tls::CertificateFault;
 pub use open::{Open, OpenDatagrams, OpenStream};
 pub use secret::Secret;
 pub use session::{Session, connect};

@@ -55,15 +55,6 @@ pub(crate) enum WayOut {
     Nodes(Arc<Outline>),
 }
 
-impl WayOut {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Common(connector) => connector.name(),
-            Self::Nodes(nodes) => nodes.name(),
-        }
-    }
-}
-
 /// What [`WayOut`] is made of.
 pub(crate) enum WayOutSetup {
     Common(Arc<dyn Connector>),

@@ -1,16 +1,18 @@
 //! The gateway as a whole: start, serve, drain.
 
+mod certificate;
+
 use crate::accept::accept;
 use crate::backend::{BackendClient, BackendSettings, BackendSetupError};
 use crate::config::{Config, ListenAddr, ListenHost, UpstreamMode};
 use crate::context::{Context, Parts, WayOut, WayOutSetup};
 use crate::http::serve_admin;
-use crate::metrics::{Limit, Metrics, ReloadResult};
+use crate::metrics::{Limit, Metrics};
 use crate::nodes::OutlineSetup;
 use crate::overload::{Overload, raise_descriptor_limit};
 use crate::registry::Order;
 use httvps_transport::socket::{self, Bind};
-use httvps_transport::tls::{CertError, CertSource, ReloadOutcome, ServerTls};
+use httvps_transport::tls::{CertError, CertFacts, CertSource, ServerTls};
 use httvps_upstream::{Direct, EgressPolicy, Fake, Source, SourceError, SystemResolver};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -98,9 +100,10 @@ pub struct Gateway {
 }
 
 /// Checks everything about a configuration that can be checked without serving: the certificate
-/// and its key, the backend's settings, the resolver.
-pub fn check(config: &Config) -> Result<(), StartError> {
-    parts(config.clone()).map(drop)
+/// and its key, the backend's settings, the resolver. What stands in the certificate is the answer,
+/// none if it cannot be read.
+pub fn check(config: &Config) -> Result<Option<CertFacts>, StartError> {
+    parts(config.clone()).map(|parts| parts.tls.facts())
 }
 
 fn parts(config: Config) -> Result<Parts, StartError> {
@@ -184,11 +187,11 @@ impl Gateway {
         let overload = Overload::new(context.config.descriptor_reserve);
         let accepting = signals.drain.child_token();
         let helpers = CancellationToken::new();
+        let mut tasks = spawn_helpers(&context, &overload, &signals, &helpers, admin);
         if let Ok(address) = listener.local_addr() {
-            let upstream = context.way_out.name();
+            let upstream = context.config.upstream_mode.to_string();
             tracing::info!(address = %address, upstream, "gateway_started");
         }
-        let mut tasks = spawn_helpers(&context, &overload, &signals, &helpers, admin);
         let mut accept_loop = tokio::spawn(accept(context.clone(), listener, overload, accepting));
         let (drains, died) = tokio::select! {
             biased;
@@ -273,55 +276,11 @@ fn spawn_helpers(
         }
     };
     spawn(Box::pin(passing_on));
-    spawn(Box::pin(watch_certificate(context.clone(), certificate_told)));
+    spawn(Box::pin(certificate::watch(context.clone(), certificate_told)));
     if let WayOut::Nodes(outline) = &context.way_out {
         spawn(Box::pin(outline.clone().run(nodes_told)));
     }
     tasks
-}
-
-/// Reads the certificate again when told to, and every so often; for ever. Sessions keep the one
-/// that they were greeted with, and a broken new one leaves the old in place.
-async fn watch_certificate(context: Arc<Context>, told: Arc<Notify>) {
-    let interval = context.config.tls_reload_interval;
-    let mut last_error = None;
-    loop {
-        let due = async {
-            if interval.is_zero() {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(interval).await;
-        };
-        let is_told = tokio::select! {
-            () = told.notified() => true,
-            () = due => false,
-        };
-        let reloading = context.clone();
-        let outcome = tokio::task::spawn_blocking(move || reloading.tls.reload()).await;
-        match outcome {
-            Ok(Ok(ReloadOutcome::Unchanged)) => {
-                last_error = None;
-                if is_told {
-                    tracing::info!("certificate_unchanged");
-                }
-            }
-            Ok(Ok(_)) => {
-                last_error = None;
-                context.metrics.certificate_reloaded(ReloadResult::Replaced);
-                tracing::info!("certificate_reloaded");
-            }
-            Ok(Err(error)) => {
-                let error = error.to_string();
-                // A file that stays broken is one event, not one in every interval.
-                if is_told || last_error.as_ref() != Some(&error) {
-                    context.metrics.certificate_reloaded(ReloadResult::Failed);
-                    tracing::error!(error = error.as_str(), "certificate_reload_failed");
-                }
-                last_error = Some(error);
-            }
-            Err(_) => {}
-        }
-    }
 }
 
 /// Not ready → nobody new → clients told → closes spread out → whoever is left closed.

@@ -4,8 +4,8 @@ use crate::print::{Lines, fail};
 use clap::{Args, ValueEnum};
 use httvps_client::proxy::{Accept, Credentials, Rejected, ReportRejected};
 use httvps_client::{
-    Bind, Client, Config, ConnectError, Event, GatewayUrl, Secret, Target, Trust, forward, proxy,
-    socket,
+    Bind, CertificateFault, Client, Config, ConnectError, Event, GatewayUrl, Secret, Target, Trust,
+    forward, proxy, socket,
 };
 use std::fmt;
 use std::fs::File;
@@ -495,9 +495,10 @@ impl fmt::Display for Hint<'_> {
             ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } => {
                 "; check this machine's network and any firewall on the way"
             }
-            ConnectError::Certificate(_) => {
-                "; name a private authority with --ca, and check the host in --gateway"
+            ConnectError::Certificate { fault: CertificateFault::UnknownIssuer, .. } => {
+                "; name a private authority, or the gateway's own certificate, with --ca"
             }
+            ConnectError::Certificate { fault, .. } => return write!(f, "; {}", fault.remedy()),
             ConnectError::Refused { reason, .. } => match &**reason {
                 "device_not_found" => "; check --device-id",
                 "invalid_token" | "device_mismatch" => {

@@ -42,6 +42,7 @@ const MAX_TEXT: usize = 256;
 /// Reads an answer. Only a 200 whose body says `"allowed": true` lets a device in; everything that
 /// is neither that nor a clear refusal is an error of the backend.
 pub(super) fn read(status: u16, body: &[u8]) -> Result<ValidateDeviceResult, BackendError> {
+    let body = httvps_text::without_mark(body);
     match status {
         200 => {
             let body: Body = serde_json::from_slice(body).map_err(|_| BackendError::BadBody)?;
@@ -107,6 +108,13 @@ mod tests {
         );
         assert_eq!(refusal(200, r#"{"allowed":false,"reason":"no"}"#), "no");
         assert_eq!(refusal(200, r#"{"allowed":false}"#), "");
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_an_answer_does_not_matter() {
+        assert!(read(200, "\u{feff}{\"allowed\":true}".as_bytes()).unwrap().allowed);
+        let refused = "\u{feff}{\"detail\":{\"allowed\":false,\"reason\":\"no\"}}";
+        assert_eq!(refusal(403, refused), "no");
     }
 
     #[test]

@@ -84,6 +84,7 @@ const MAX_REGION: usize = 128;
 
 /// Reads an answer. What is neither a whole node nor a clear "there is none" is an error.
 pub(super) fn read(status: u16, body: &[u8]) -> Result<AssignOutlineResult, BackendError> {
+    let body = httvps_text::without_mark(body);
     match status {
         200 => {
             let body: Body = serde_json::from_slice(body).map_err(|_| BackendError::BadBody)?;
@@ -151,6 +152,15 @@ mod tests {
         assert!(matches!(bare.key, OutlineKey::Parts { method: None, .. }));
 
         let none = read(503, br#"{"detail":"no_outline_nodes_available"}"#);
+        assert!(matches!(none, Ok(AssignOutlineResult::NoneAvailable)));
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_an_answer_does_not_matter() {
+        let marked = |text: &str| format!("\u{feff}{text}");
+        let bare = node(&marked(r#"{"node_id":7,"host":"h","port":1,"password":"p"}"#));
+        assert_eq!(bare.node_id, "7");
+        let none = read(503, marked(r#"{"detail":"no_outline_nodes_available"}"#).as_bytes());
         assert!(matches!(none, Ok(AssignOutlineResult::NoneAvailable)));
     }
 

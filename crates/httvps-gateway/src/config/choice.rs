@@ -2,6 +2,7 @@
 
 use super::kind::Kind;
 use crate::log::{LogFormat, LogLevel};
+use std::fmt;
 
 /// What `upstream_mode` may be: where the streams of this gateway go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,13 @@ pub enum UpstreamMode {
     Outline,
     /// By way of a node of the pool; the backend is not asked for one.
     Proxy,
+}
+
+impl fmt::Display for UpstreamMode {
+    /// The word that the setting has for it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Choice::show(self))
+    }
 }
 
 impl UpstreamMode {

@@ -123,6 +123,13 @@ impl Sources {
 
 fn unknown_variable(name: &OsStr) -> Option<String> {
     let name = name.to_string_lossy();
+    // Of an env file that begins with the mark, the first variable has it in its name.
+    let bare = httvps_text::without_mark_str(&name);
+    if bare.len() < name.len() && SETTINGS.iter().any(|setting| setting.env == bare) {
+        return Some(format!(
+            "{bare} has a byte-order mark before its name and is ignored; save the file that it is from as UTF-8 without one"
+        ));
+    }
     let ours = name.starts_with("GATEWAY_") || name.starts_with("BACKEND_");
     let known = name == CONFIG_PATH_ENV || SETTINGS.iter().any(|setting| setting.env == name);
     if !ours || known || is_service_link(&name) {
@@ -191,7 +198,7 @@ impl Given<'_> {
             return Ok(Some(Found { text, source: Source::Flag, place }));
         }
         if let Some(value) = self.sources.variable(setting.env) {
-            let text = utf8(value, setting, setting.env)?;
+            let text = httvps_text::without_mark_str(utf8(value, setting, setting.env)?);
             return Ok(Some(Found { text, source: Source::Env, place: setting.env.to_owned() }));
         }
         let found = self.document.get(setting).filter(|(text, _)| !text.is_empty());

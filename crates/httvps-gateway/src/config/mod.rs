@@ -63,10 +63,24 @@ impl Config {
     /// All settings as `key = value  (source: env|yaml|flag|default)`, one line each; secrets as
     /// `***`.
     pub fn resolved_text(&self) -> String {
+        self.text_of(|_| true)
+    }
+
+    /// The settings that were set, and those that gave way to them, as in [`Self::resolved_text`].
+    pub fn chosen_text(&self) -> String {
+        self.text_of(|is_default| !is_default)
+    }
+
+    /// The settings that are wanted, by whether they have the default of the table.
+    fn text_of(&self, is_wanted: impl Fn(bool) -> bool) -> String {
         let mut text = String::new();
         for ((setting, value), source) in SETTINGS.iter().zip(self.values()).zip(&self.sources) {
             let value = error::one_line(&value);
-            let _ = writeln!(text, "{} = {value}  (source: {source})", setting.key);
+            let is_default = *source == Source::Default
+                && setting.default.is_none_or(|default| default == value);
+            if is_wanted(is_default) {
+                let _ = writeln!(text, "{} = {value}  (source: {source})", setting.key);
+            }
         }
         text
     }

@@ -115,6 +115,13 @@ impl Config {
     /// What is allowed and yet probably not meant, one line each.
     pub(super) fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
+        let is_default = |key| self.sources[index_of(key)] == Source::Default;
+        if self.backend_secret.as_ref().is_some_and(|secret| is_quoted(secret.expose())) {
+            doubts.push(
+                "backend_secret begins and ends with a quotation mark, which counts as part of it; an env file of docker or systemd may have kept it"
+                    .to_owned(),
+            );
+        }
         if self.backend_timeout > self.handshake_timeout {
             doubts.push(format!(
                 "backend_timeout ({}) is longer than handshake_timeout ({}), which ends the handshake first",
@@ -141,11 +148,28 @@ impl Config {
             }
         }
         let is_proxy = self.upstream_mode == UpstreamMode::Proxy;
-        if is_proxy && self.sources[index_of("outline_assign")] != Source::Default {
+        if is_proxy && !is_default("outline_assign") {
             doubts.push(
                 "outline_assign has no effect: with upstream_mode = proxy the pool gives the nodes"
                     .to_owned(),
             );
+        }
+        if is_default("upstream_mode") {
+            doubts.push(format!(
+                "upstream_mode was not set and is {}, which sends every byte back and reaches no target; set GATEWAY_UPSTREAM_MODE, direct for a gateway that leads to the internet",
+                self.upstream_mode
+            ));
+        }
+        if self.admin_addr.is_none() {
+            let metrics = if self.metrics_enabled {
+                format!("{}, ", self.metrics_path)
+            } else {
+                String::new()
+            };
+            doubts.push(format!(
+                "{metrics}/healthz and /readyz are served to everybody on listen_addr ({}), and tell that this is no ordinary web server; set GATEWAY_ADMIN_ADDR, such as 127.0.0.1:9090",
+                self.listen_addr
+            ));
         }
         doubts
     }
@@ -167,6 +191,12 @@ impl Config {
     fn shown(&self, key: &str) -> String {
         self.values().swap_remove(index_of(key))
     }
+}
+
+/// Whether quotation marks stand around a text, as env files have them for the shell.
+fn is_quoted(text: &str) -> bool {
+    let between = |mark: char| text.len() > 1 && text.starts_with(mark) && text.ends_with(mark);
+    between('"') || between('\'')
 }
 
 fn index_of(key: &str) -> usize {

@@ -17,6 +17,13 @@ fn required() -> Sources {
         .with_env("BACKEND_BASE_URL", "http://backend:8000")
 }
 
+/// The same, and what is warned of when it is left at its default.
+fn chosen() -> Sources {
+    required()
+        .with_env("GATEWAY_UPSTREAM_MODE", "echo")
+        .with_env("GATEWAY_ADMIN_ADDR", "127.0.0.1:9090")
+}
+
 fn load(sources: &Sources) -> Config {
     Config::load(sources).unwrap().0
 }

@@ -8,8 +8,6 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess,
 use serde::{Deserialize, de};
 use serde_saphyr::{Error as YamlError, MergeKeyPolicy, Spanned};
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use zeroize::Zeroizing;
 
@@ -44,15 +42,9 @@ impl Document {
             let problem = format!("{} {why}", shown(&file));
             ConfigError::new(named_by, &problem, "the path of a YAML file of at most 1 MiB")
         };
-        let mut text = Zeroizing::new(Vec::new());
-        File::open(path)
-            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text))
-            .map_err(|error| unread(&format!("cannot be read: {error}")))?;
-        if text.len() as u64 > MAX_FILE {
-            return Err(unread("is larger than 1 MiB"));
-        }
-        let text = std::str::from_utf8(&text).map_err(|_| unread("is not UTF-8"))?;
-        Self::parse(text, &file)
+        let text =
+            httvps_text::read_file(path, MAX_FILE).map_err(|error| unread(&error.to_string()))?;
+        Self::parse(&text, &file)
     }
 
     /// Parses the text of a file; `file` is its name for errors.

@@ -173,6 +173,11 @@ impl Metrics {
         self.certificate_reloads.inc(result);
     }
 
+    /// Notes when the certificate in use ends, in seconds since 1970.
+    pub fn set_certificate_expiry(&self, seconds: i64) {
+        self.certificate_expiry.set(seconds);
+    }
+
     /// Counts a panic.
     pub fn panicked(&self) {
         self.panics.inc();

@@ -136,6 +136,8 @@ families! {
     outline_probes: CountsPerNode<NodeProbe> = "httvps_gateway_outline_probes_total";
     /// Reloads of the certificate, by result.
     certificate_reloads: Counts<ReloadResult> = "httvps_gateway_certificate_reloads_total";
+    /// When the certificate in use ends, in seconds since 1970.
+    certificate_expiry: Gauge = "httvps_gateway_certificate_expiry_timestamp_seconds";
     /// Panics that were caught.
     panics: Counter = "httvps_gateway_panics_total";
     /// Whether the gateway is shutting down: 0 or 1.

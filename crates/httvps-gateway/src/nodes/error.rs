@@ -1,8 +1,9 @@
 //! Why a node did not do what was asked of it.
 
+use crate::authorities;
 use crate::metrics::NodeProbe;
 use httvps_shadowsocks::Error as ShadowsocksError;
-use httvps_transport::tls::TlsError;
+use httvps_transport::tls::{CertificateFault, TlsError, certificate_fault};
 use httvps_upstream::ConnectError;
 use std::fmt;
 use std::io;
@@ -13,8 +14,8 @@ use std::io;
 pub enum NodeError {
     /// The node was not reached.
     Unreachable(ConnectError),
-    /// The node's certificate is not trusted, or of another name.
-    Certificate,
+    /// The node's certificate is not acceptable.
+    Certificate(CertificateFault),
     /// What the node says is not the protocol of its key.
     OtherProtocol,
     /// The node's answer does not fit the key, or is no Shadowsocks.
@@ -42,7 +43,7 @@ impl NodeError {
     pub(super) fn result(self) -> NodeProbe {
         match self {
             Self::Unreachable(_) => NodeProbe::Unreachable,
-            Self::Certificate
+            Self::Certificate(_)
             | Self::OtherProtocol
             | Self::WrongKey
             | Self::Credentials
@@ -68,7 +69,7 @@ impl NodeError {
     pub(super) fn is_of_node_alone(self) -> bool {
         matches!(
             self,
-            Self::Unreachable(_) | Self::Certificate | Self::Credentials | Self::NoCredentials
+            Self::Unreachable(_) | Self::Certificate(_) | Self::Credentials | Self::NoCredentials
         )
     }
 
@@ -84,8 +85,10 @@ impl NodeError {
 
 impl From<TlsError> for NodeError {
     fn from(error: TlsError) -> Self {
+        if let Some(fault) = error.tls().and_then(certificate_fault) {
+            return Self::Certificate(fault);
+        }
         match error.label() {
-            "certificate" => Self::Certificate,
             "io" | "eof" => Self::Closed,
             _ => Self::OtherProtocol,
         }
@@ -126,8 +129,9 @@ impl fmt::Display for NodeError {
             Self::Unreachable(error) => {
                 return write!(f, "the node cannot be reached ({})", error.reason());
             }
-            Self::Certificate => {
-                "the node's certificate is not trusted here, or not of the host in the key"
+            Self::Certificate(fault) => {
+                let words = authorities::fault_words(*fault, "outline_ca_path (or --ca-file)");
+                return write!(f, "TLS with the node failed: {words}");
             }
             Self::OtherProtocol => "what answers there does not speak the protocol of the key",
             Self::WrongKey => {

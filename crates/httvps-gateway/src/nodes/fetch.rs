@@ -6,6 +6,7 @@ use crate::authorities;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use httvps_shadowsocks::AccessKey;
+use httvps_transport::tls::CertificateFault;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderValue};
 use hyper_rustls::HttpsConnector;
@@ -13,9 +14,9 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::error::Error;
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
-use std::{fmt, io};
 
 /// How long a fetch may take in all.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
@@ -37,8 +38,8 @@ pub enum FetchError {
     Timeout,
     /// No connection: refused, no route, no such name, no TLS.
     Unreachable,
-    /// The certificate is not trusted, has expired, or is of another name.
-    Certificate,
+    /// The server's certificate is not acceptable.
+    Certificate(CertificateFault),
     /// The connection broke or the answer was not HTTP.
     Broken,
     /// A status other than 200.
@@ -56,9 +57,10 @@ impl fmt::Display for FetchError {
         match self {
             Self::Timeout => f.write_str("the key's server did not answer in time"),
             Self::Unreachable => f.write_str("the key's server cannot be reached"),
-            Self::Certificate => f.write_str(
-                "the key's server has a certificate that is not trusted (outline_ca_path or --ca-file names further authorities), has expired or is of another name",
-            ),
+            Self::Certificate(fault) => {
+                let words = authorities::fault_words(*fault, "outline_ca_path (or --ca-file)");
+                write!(f, "the key was not fetched: {words}")
+            }
             Self::Broken => f.write_str("the key's server broke the answer off"),
             Self::Status(status @ 300..=399) => {
                 write!(f, "the key's server answered {status}; redirects are not followed")
@@ -111,8 +113,8 @@ impl Fetcher {
             .body(Empty::new())
             .map_err(|_| FetchError::Broken)?;
         let response = self.http.request(request).await.map_err(|error| {
-            if is_of_certificate(&error) {
-                FetchError::Certificate
+            if let Some(fault) = authorities::fault_behind(&error) {
+                FetchError::Certificate(fault)
             } else if error.is_connect() {
                 FetchError::Unreachable
             } else {
@@ -128,36 +130,8 @@ impl Fetcher {
             if error.is::<LengthLimitError>() { FetchError::TooLarge } else { FetchError::Broken }
         })?;
         let bytes = body.to_bytes();
-        let text = std::str::from_utf8(&bytes)
-            .map_err(|_| FetchError::Document("is not UTF-8".to_owned()))?;
+        let text = httvps_text::decode(&bytes)
+            .map_err(|problem| FetchError::Document(problem.to_string()))?;
         document::read(text).map_err(FetchError::Document)
-    }
-}
-
-/// Whether the server's certificate is behind an error.
-fn is_of_certificate(error: &(dyn Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(error) = error.downcast_ref::<rustls::Error>() {
-            return matches!(error, rustls::Error::InvalidCertificate(_));
-        }
-        // The source of an I/O error is that of the error in it, and not that one itself.
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = inner.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source());
-    }
-    false
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_certificate_is_found_behind_errors_of_io() {
-        let wrapped = |error| io::Error::other(io::Error::new(io::ErrorKind::InvalidData, error));
-        let unknown = rustls::CertificateError::UnknownIssuer;
-        assert!(is_of_certificate(&wrapped(rustls::Error::InvalidCertificate(unknown))));
-        assert!(!is_of_certificate(&wrapped(rustls::Error::DecryptError)));
-        assert!(!is_of_certificate(&io::Error::from(io::ErrorKind::ConnectionRefused)));
     }
 }

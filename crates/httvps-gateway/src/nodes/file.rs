@@ -5,10 +5,7 @@ use crate::backend::OutlineNode;
 use crate::config::Secret;
 use serde::Deserialize;
 use serde_saphyr::{Error as YamlError, Spanned};
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
-use zeroize::Zeroizing;
 
 /// Most bytes of the file.
 const MAX_FILE: u64 = 1 << 20;
@@ -46,15 +43,8 @@ struct Row {
 /// and what is accepted; it repeats no key.
 pub(super) fn load(path: &Path) -> Result<Vec<NodeSpec>, String> {
     let failed = |words: String| format!("{}: {words}", path.display());
-    let mut text = Zeroizing::new(Vec::new());
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut text))
-        .map_err(|error| failed(format!("cannot be read: {error}")))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(failed("is larger than 1 MiB".to_owned()));
-    }
-    let text = std::str::from_utf8(&text).map_err(|_| failed("is not UTF-8".to_owned()))?;
-    parse(text).map_err(failed)
+    let text = httvps_text::read_file(path, MAX_FILE).map_err(|error| failed(error.to_string()))?;
+    parse(&text).map_err(failed)
 }
 
 fn parse(text: &str) -> Result<Vec<NodeSpec>, String> {

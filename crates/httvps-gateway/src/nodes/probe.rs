@@ -176,6 +176,7 @@ mod tests {
     use crate::nodes::assignment::Assignment;
     use crate::nodes::health::{Health, State, Thresholds};
     use crate::nodes::session;
+    use httvps_transport::tls::CertificateFault;
 
     const COOLDOWN: Duration = Duration::from_secs(5);
     const FAST: Duration = Duration::from_millis(20);
@@ -183,7 +184,7 @@ mod tests {
     /// Everything that may come of a node.
     fn errors() -> Vec<NodeError> {
         let reached = [
-            NodeError::Certificate,
+            NodeError::Certificate(CertificateFault::Expired),
             NodeError::OtherProtocol,
             NodeError::WrongKey,
             NodeError::Credentials,

@@ -7,7 +7,7 @@ use crate::authorities;
 use httvps_proto::{Host, Target};
 use httvps_proxies::{Kind, ProxyKey};
 use httvps_shadowsocks::Client;
-use httvps_transport::tls::{ClientTls, TlsStream, server_name};
+use httvps_transport::tls::{CertificateFault, ClientTls, TlsStream, server_name};
 use httvps_upstream::{ConnectError, DatagramSocket, Direct, EgressPolicy, SystemResolver};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -113,9 +113,10 @@ impl Way {
         };
         let mut link = match key.kind() {
             Kind::Https => {
-                let tls = dialer.tls.as_ref().ok_or(NodeError::Certificate)?;
+                let no_authority = NodeError::Certificate(CertificateFault::UnknownIssuer);
+                let tls = dialer.tls.as_ref().ok_or(no_authority)?;
                 let name = server_name(&self.node().host.to_string());
-                let name = name.map_err(|_| NodeError::Certificate)?;
+                let name = name.map_err(|_| NodeError::Certificate(CertificateFault::WrongName))?;
                 Link::Tls(tls.connect(name, tcp).await?)
             }
             Kind::Socks5 | Kind::Http => Link::Plain(tcp),

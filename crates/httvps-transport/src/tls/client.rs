@@ -1,25 +1,24 @@
-//! The client's side, and certificate trouble in plain words.
+//! The client's side.
 
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::engine::Engine;
 use super::handshake::handshake;
+use super::verifier::trusting;
 use super::{ALPN, TlsError, TlsStream};
 
 /// Whom a client believes.
 #[derive(Debug, Clone)]
 pub enum Roots {
-    /// Certificates issued under one of these authorities. Entries that do not parse are skipped,
+    /// Certificates issued under one of these authorities, and a server that shows one of them
+    /// itself; name and dates are checked in both cases. Entries that do not parse are skipped,
     /// as system bundles hold some; if none parses, every handshake fails.
     Bundle(Vec<CertificateDer<'static>>),
     /// **ANY** certificate, by **ANYBODY**, for any name. Whoever sits between the client and the
@@ -41,19 +40,12 @@ impl ClientTls {
     pub fn new(roots: Roots) -> Result<Self, TlsError> {
         let builder = ClientConfig::builder_with_provider(super::provider())
             .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-        let mut config = match roots {
-            Roots::Bundle(certificates) => {
-                let mut store = RootCertStore::empty();
-                if store.add_parsable_certificates(certificates).0 == 0 {
-                    return Err(Error::InvalidCertificate(CertificateError::BadEncoding).into());
-                }
-                builder.with_root_certificates(store)
-            }
-            Roots::Insecure => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(BelieveAnybody(super::provider()))),
-        }
-        .with_no_client_auth();
+        let verifier: Arc<dyn ServerCertVerifier> = match roots {
+            Roots::Bundle(certificates) => trusting(certificates)?,
+            Roots::Insecure => Arc::new(BelieveAnybody(super::provider())),
+        };
+        let mut config =
+            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
         // The records after the handshake are ours, see `session.rs`.
         config.enable_secret_extraction = true;
@@ -87,56 +79,6 @@ impl std::fmt::Debug for ClientTls {
 pub fn server_name(host: &str) -> Result<ServerName<'static>, InvalidDnsNameError> {
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     ServerName::try_from(bare).map(|name| name.to_owned())
-}
-
-/// Says in plain words what is wrong, if it is something a person can act on.
-pub fn explain(error: &Error) -> Option<String> {
-    Some(match error {
-        Error::InvalidCertificate(problem) => explain_certificate(problem),
-        Error::InvalidMessage(_) => "the peer does not speak TLS on this port".into(),
-        Error::NoCertificatesPresented => "the server has sent no certificate".into(),
-        Error::PeerIncompatible(_) => {
-            "no common TLS version or suite; TLS 1.2 or 1.3 with an AEAD suite is needed".into()
-        }
-        Error::NoApplicationProtocol
-        | Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
-            "the peer does not accept HTTP/1.1 inside TLS (ALPN http/1.1)".into()
-        }
-        Error::AlertReceived(alert) => format!("the peer has refused the TLS handshake: {alert:?}"),
-        _ => return None,
-    })
-}
-
-fn explain_certificate(problem: &CertificateError) -> String {
-    use CertificateError as E;
-    let words = match problem {
-        E::Expired | E::ExpiredContext { .. } => {
-            "the server's certificate has expired (or the clock of this machine is wrong)"
-        }
-        E::NotValidYet | E::NotValidYetContext { .. } => {
-            "the server's certificate is not valid yet (or the clock of this machine is wrong)"
-        }
-        E::UnknownIssuer => {
-            "the server's certificate is not issued by an authority that this machine trusts"
-        }
-        E::NotValidForName => "the server's certificate is for another name",
-        E::NotValidForNameContext { expected, presented } => {
-            let names: Vec<&str> = presented.iter().take(8).map(String::as_str).collect();
-            return format!(
-                "the server's certificate is for another name: asked for {}, it names {}",
-                expected.to_str(),
-                if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
-            );
-        }
-        E::Revoked => "the server's certificate has been revoked",
-        E::BadSignature => "the signature of the server's certificate is wrong",
-        E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
-            "the server's certificate is not meant for a server"
-        }
-        E::BadEncoding => "a certificate cannot be parsed",
-        other => return format!("the server's certificate is not acceptable: {other:?}"),
-    };
-    words.into()
 }
 
 /// Accepts every certificate; the signature of the handshake is still checked, so that at least

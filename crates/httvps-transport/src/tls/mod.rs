@@ -10,10 +10,13 @@ mod certificate;
 mod client;
 mod engine;
 mod error;
+mod explain;
+mod facts;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod handshake;
 mod held;
+mod pem;
 mod post;
 mod record;
 mod server;
@@ -21,13 +24,18 @@ mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod verifier;
 
 pub use certificate::{CertError, CertSource, ReloadOutcome};
-pub use client::{ClientTls, Roots, explain, server_name};
+pub use client::{ClientTls, Roots, server_name};
 pub use error::TlsError;
+pub use explain::{CertificateFault, certificate_fault, explain};
+pub use facts::{CertFacts, Date, DateProblem};
+pub use pem::{PemError, read_authorities};
 pub use rustls_pki_types::{CertificateDer, ServerName};
 pub use server::ServerTls;
 pub use stream::{SEGMENT_PLAIN, TlsStream};
+pub use verifier::trusting;
 
 use std::sync::{Arc, LazyLock};
 

@@ -1,6 +1,7 @@
 //! The server's side: one configuration, many handshakes.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
@@ -10,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::certificate::Resolver;
 use super::engine::Engine;
 use super::handshake::handshake;
-use super::{ALPN, CertError, CertSource, ReloadOutcome, TlsError, TlsStream};
+use super::{ALPN, CertError, CertFacts, CertSource, ReloadOutcome, TlsError, TlsStream};
 
 /// Tickets sent after a TLS 1.3 handshake. One: a device resumes one connection at a time.
 const TICKETS: usize = 1;
@@ -69,9 +70,15 @@ impl ServerTls {
     /// Reads the certificate files again. Blocks on the file system for a moment.
     ///
     /// The new pair is used only if it is complete and the key matches; on any error the one in
-    /// use stays, and the call may be repeated.
+    /// use stays, and the call may be repeated. A pair that no client accepts today, for its dates,
+    /// does not replace one that is good.
     pub fn reload(&self) -> Result<ReloadOutcome, CertError> {
-        self.resolver.reload(&self.source)
+        self.resolver.reload(&self.source, SystemTime::now())
+    }
+
+    /// The names and dates of the certificate in use; none if they cannot be read.
+    pub fn facts(&self) -> Option<CertFacts> {
+        self.resolver.facts()
     }
 
     /// The files that [`reload`](Self::reload) reads.

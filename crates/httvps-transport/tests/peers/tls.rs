@@ -319,7 +319,7 @@ async fn certificate_trouble_is_said_in_plain_words() {
     let old = Pki::with(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     let early = Pki::with(|params| params.not_before = rcgen::date_time_ymd(2200, 1, 1));
     let cases = [
-        (&good, good.our_client(), "elsewhere", "asked for elsewhere, it names DnsName"),
+        (&good, good.our_client(), "elsewhere", "asked for elsewhere, it names localhost"),
         (&good, stranger.our_client(), "localhost", "not issued by an authority"),
         (&old, old.our_client(), "localhost", "has expired"),
         (&early, early.our_client(), "localhost", "not valid yet"),

@@ -106,3 +106,11 @@ fn a_file_has_its_limits() {
         .replace("a: &a", "egress_allow: &a");
     assert!(!yaml_error(bomb).is_empty());
 }
+
+#[test]
+fn a_file_in_utf_16_is_named_as_such() {
+    let wide: Vec<u8> =
+        "\u{feff}log_level: info\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let text = yaml_error(wide);
+    assert!(text.contains("UTF-16") && text.contains("UTF-8"), "{text}");
+}

@@ -3,7 +3,7 @@
 use super::*;
 
 fn with(pairs: &[(&str, &str)]) -> Sources {
-    pairs.iter().fold(required(), |sources, (key, value)| sources.with(key, *value))
+    pairs.iter().fold(chosen(), |sources, (key, value)| sources.with(key, *value))
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_default_gives_way_to_what_was_set() {
 #[test]
 fn settings_that_hardly_make_sense_are_warnings() {
     let (_, warnings) =
-        Config::load(&required().with("backend_timeout", "15s").with("backend_ca_path", "/ca"))
+        Config::load(&chosen().with("backend_timeout", "15s").with("backend_ca_path", "/ca"))
             .unwrap();
     assert_eq!(
         warnings,
@@ -105,4 +105,31 @@ fn settings_that_hardly_make_sense_are_warnings() {
             "backend_ca_path has no effect: backend_base_url is not https",
         ]
     );
+}
+
+#[test]
+fn defaults_that_are_hardly_meant_are_warnings() {
+    let warnings = |sources: &Sources| Config::load(sources).unwrap().1;
+    let both = warnings(&required());
+    assert_eq!(both.len(), 2, "{both:?}");
+    assert!(both[0].starts_with("upstream_mode was not set and is fake"), "{both:?}");
+    assert!(both[1].starts_with("/metrics, /healthz and /readyz are served to everybody"));
+    assert!(both[0].contains("GATEWAY_UPSTREAM_MODE") && both[1].contains("GATEWAY_ADMIN_ADDR"));
+    let without = warnings(&required().with("metrics_enabled", "false"));
+    assert!(without[1].starts_with("/healthz and /readyz"), "{without:?}");
+    // Whoever says so means it.
+    assert_eq!(warnings(&chosen().with("upstream_mode", "fake")), Vec::<String>::new());
+}
+
+#[test]
+fn a_secret_in_quotation_marks_is_a_warning_that_does_not_show_it() {
+    for (secret, is_quoted) in
+        [("\"hunter2\"", true), ("'hunter2'", true), ("hunter\"2", false), ("\"", false)]
+    {
+        let sources = chosen().with_env("BACKEND_GATEWAY_SECRET", secret);
+        let (config, warnings) = Config::load(&sources).unwrap();
+        assert_eq!(config.backend_secret.unwrap().expose(), secret);
+        assert_eq!(warnings.len(), usize::from(is_quoted), "{secret}: {warnings:?}");
+        assert!(warnings.iter().all(|line| !line.contains("hunter2")), "{warnings:?}");
+    }
 }

@@ -99,7 +99,7 @@ fn what_is_not_utf8_is_an_error_only_where_it_matters() {
 
 #[test]
 fn unknown_variables_are_warnings() {
-    let sources = required()
+    let sources = chosen()
         .with_env("GATEWAY_LOGLEVEL", "x")
         .with_env("BACKEND_URL", "x")
         .with_env("GATEWAY_COLOUR_OF_THE_SKY", "x")
@@ -120,10 +120,23 @@ fn unknown_variables_are_warnings() {
             "GATEWAY_\\n\\u{1b} is no setting and is ignored",
         ]
     );
-    let many = (0..40).fold(required(), |s, n| s.with_env(format!("GATEWAY_X{n}"), "x"));
+    let many = (0..40).fold(chosen(), |s, n| s.with_env(format!("GATEWAY_X{n}"), "x"));
     let (_, warnings) = Config::load(&many).unwrap();
     assert_eq!(warnings.len(), 17);
     assert_eq!(warnings[16], "24 more environment variables are not settings");
+}
+
+#[test]
+fn a_byte_order_mark_of_an_env_file_is_no_part_of_a_value_and_named_before_a_name() {
+    let sources = required()
+        .with_env("GATEWAY_LOG_LEVEL", "\u{feff}debug")
+        .with_env("\u{feff}GATEWAY_ADMIN_ADDR", ":1");
+    let (config, warnings) = Config::load(&sources).unwrap();
+    assert_eq!(config.log_level, crate::log::LogLevel::Debug);
+    assert_eq!(
+        warnings[0],
+        "GATEWAY_ADMIN_ADDR has a byte-order mark before its name and is ignored; save the file that it is from as UTF-8 without one"
+    );
 }
 
 #[test]

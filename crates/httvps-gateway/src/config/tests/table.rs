@@ -92,7 +92,8 @@ fn generated_files_are_the_committed_ones() {
 fn the_example_is_a_configuration_of_defaults() {
     let file = yaml(example_yaml());
     let (config, warnings) = Config::load(&Sources::default().with_file(file.path())).unwrap();
-    assert_eq!(warnings, Vec::<String>::new());
+    // It is an example of defaults, and two of those are warned of.
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
     let text = config.resolved_text();
     assert_eq!(text.matches("(source: yaml)").count(), 3, "{text}");
     assert_eq!(text.matches("(source: default)").count(), SETTINGS.len() - 3);
@@ -114,4 +115,21 @@ fn the_example_with_every_setting_is_read_as_the_defaults() {
     let explicit = load(&Sources::default().with_file(file.path()));
     let implicit = load(&Sources::default().with_file(yaml(example_yaml()).path()));
     assert_eq!(explicit.values(), implicit.values());
+}
+
+#[test]
+fn the_short_text_has_what_was_set_and_what_gave_way_to_it() {
+    let sources = required().with("drain_timeout", "5s").with("log_level", "info");
+    let text = load(&sources).chosen_text();
+    let keys: Vec<_> = text.lines().filter_map(|line| line.split(" = ").next()).collect();
+    // drain_spread is 5s because of drain_timeout.
+    let expected = [
+        "tls_cert_path",
+        "tls_key_path",
+        "backend_base_url",
+        "drain_timeout",
+        "drain_spread",
+        "log_level",
+    ];
+    assert_eq!(keys, expected, "{text}");
 }
