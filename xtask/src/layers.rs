@@ -11,7 +11,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("httvps-transport", &["httvps-text"]),
     ("httvps-shadowsocks", &["httvps-proto"]),
     ("httvps-proxies", &["httvps-proto"]),
-    ("httvps-upstream", &["httvps-proto"]),
+    ("httvps-resolve", &[]),
+    ("httvps-upstream", &["httvps-proto", "httvps-resolve"]),
     ("httvps-mux", &["httvps-proto", "httvps-transport"]),
     (
         "httvps-gateway",
@@ -21,11 +22,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "httvps-transport",
             "httvps-shadowsocks",
             "httvps-proxies",
+            "httvps-resolve",
             "httvps-upstream",
             "httvps-mux",
         ],
     ),
-    ("httvps-client", &["httvps-proto", "httvps-text", "httvps-transport", "httvps-mux"]),
+    (
+        "httvps-client",
+        &["httvps-proto", "httvps-text", "httvps-transport", "httvps-resolve", "httvps-mux"],
+    ),
     ("httvps-backend", &["httvps-text"]),
     (
         "httvps-testkit",

@@ -3,23 +3,15 @@
 use crate::{Config, ConnectError, Step};
 use httvps_mux::{Connection, Greeting, Link, LinkTiming, Settings, Stream};
 use httvps_proto::{Host, Target};
+use httvps_resolve::{Addresses, Resolve, SystemResolver};
 use httvps_transport::socket;
 use httvps_transport::tls::{ClientTls, TlsStream, server_name};
 use httvps_transport::ws::{Limits, Role, WebSocket, handshake};
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
-
-/// How long one address of the gateway is tried before the next is tried beside it (RFC 8305
-/// section 5).
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
-
-/// Addresses of the gateway that are tried.
-const MAX_ADDRESSES: usize = 16;
 
 /// A session that the gateway has let in.
 #[derive(Debug)]
@@ -49,10 +41,13 @@ pub(crate) async fn connect_with(
     let gateway = target.to_string();
     let timed_out = |step| ConnectError::TimedOut { gateway: gateway.clone(), step };
 
-    let tcp = timeout(timing.dial_timeout, dial(addresses))
-        .await
-        .map_err(|_| timed_out(Step::Tcp))?
-        .map_err(|error| ConnectError::from_dial(&gateway, &error))?;
+    let tcp = timeout(
+        timing.dial_timeout,
+        httvps_resolve::connect(addresses, target.port, socket::connect),
+    )
+    .await
+    .map_err(|_| timed_out(Step::Tcp))?
+    .map_err(|error| ConnectError::from_dial(&gateway, &error))?;
     let peer = tcp.peer_addr().ok();
 
     let name = server_name(&config.gateway.host()).map_err(|_| {
@@ -134,85 +129,14 @@ impl Session {
     }
 }
 
-async fn resolve(target: &Target, limit: Duration) -> Result<Vec<SocketAddr>, ConnectError> {
+async fn resolve(target: &Target, limit: Duration) -> Result<Addresses, ConnectError> {
     let name = match &target.host {
-        Host::Ip(address) => return Ok(vec![SocketAddr::new(*address, target.port)]),
+        Host::Ip(address) => return Ok(vec![*address].into()),
         Host::Name(name) => name.to_string(),
     };
     let failed = |words: String| ConnectError::Dns { host: name.clone(), words };
-    let answer = timeout(limit, tokio::net::lookup_host((name.as_str(), target.port)))
+    timeout(limit, SystemResolver::shared().resolve_own(&name))
         .await
         .map_err(|_| failed("the resolver did not answer in time".into()))?
-        .map_err(|error| failed(error.to_string()))?;
-    let addresses = interleave(answer.take(MAX_ADDRESSES).collect());
-    if addresses.is_empty() {
-        return Err(failed("the name has no address".into()));
-    }
-    Ok(addresses)
-}
-
-/// Alternates between the families, the resolver's first one first (RFC 8305 section 4).
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let is_v6_first = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (first, second): (Vec<_>, Vec<_>) =
-        addresses.into_iter().partition(|address| address.is_ipv6() == is_v6_first);
-    let mut mixed = Vec::with_capacity(first.len() + second.len());
-    let (mut first, mut second) = (first.into_iter(), second.into_iter());
-    loop {
-        let (a, b) = (first.next(), second.next());
-        if a.is_none() && b.is_none() {
-            return mixed;
-        }
-        mixed.extend(a.into_iter().chain(b));
-    }
-}
-
-/// Connects to the first address that answers; each gets a head start over the next.
-async fn dial(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
-    let mut left = addresses.into_iter();
-    let mut attempts = JoinSet::new();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "no address");
-    loop {
-        match left.next() {
-            Some(address) => {
-                attempts.spawn(socket::connect(address));
-            }
-            None if attempts.is_empty() => return Err(last),
-            None => {}
-        }
-        let head_start = if left.len() > 0 { NEXT_ADDRESS_AFTER } else { Duration::from_hours(1) };
-        match timeout(head_start, attempts.join_next()).await {
-            Ok(Some(Ok(Ok(stream)))) => return Ok(stream),
-            Ok(Some(Ok(Err(error)))) => last = error,
-            Ok(Some(Err(_)) | None) | Err(_) => {}
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn families_take_turns() {
-        let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let v6 = ["[::1]:1", "[::2]:1", "[::3]:1"].map(parse);
-        let v4 = ["127.0.0.1:1", "127.0.0.2:1"].map(parse);
-        let mixed = [v6[0], v4[0], v6[1], v4[1], v6[2]];
-        assert_eq!(interleave([&v6[..], &v4[..]].concat()), mixed);
-        assert_eq!(interleave(vec![v4[0], v6[0]]), [v4[0], v6[0]]);
-        assert_eq!(interleave(vec![]), []);
-    }
-
-    #[tokio::test]
-    async fn a_dead_address_does_not_hide_a_living_one() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let alive = listener.local_addr().unwrap();
-        let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dead = gone.local_addr().unwrap();
-        drop(gone);
-        assert_eq!(dial(vec![dead, alive]).await.unwrap().peer_addr().unwrap(), alive);
-        let error = dial(vec![dead]).await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-    }
+        .map_err(|error| failed(error.to_string()))
 }

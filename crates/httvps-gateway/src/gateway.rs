@@ -11,10 +11,11 @@ use crate::metrics::{Limit, Metrics};
 use crate::nodes::OutlineSetup;
 use crate::overload::{Overload, raise_descriptor_limit};
 use crate::registry::Order;
+use httvps_resolve::{Resolve, SystemResolver};
 use httvps_transport::socket::{self, Bind};
 use httvps_transport::tls::{CertError, CertFacts, CertSource, ServerTls};
-use httvps_upstream::{Direct, EgressPolicy, Fake, Source, SourceError, SystemResolver};
-use std::net::SocketAddr;
+use httvps_upstream::{Direct, EgressPolicy, Fake, OwnAddresses, Source, SourceError};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -134,14 +135,44 @@ fn way_out(config: &Config) -> Result<WayOutSetup, StartError> {
         UpstreamMode::Blackhole => Arc::new(Fake::blackhole()),
         UpstreamMode::Direct => {
             let policy = EgressPolicy::new(config.egress_allow.clone());
-            let resolver = Arc::new(SystemResolver::from_system());
-            Arc::new(Direct::from_source(policy, resolver, source(config)?))
+            let policy = policy.refusing(OwnAddresses::new(listeners(config)));
+            Arc::new(Direct::from_source(policy, SystemResolver::shared(), source(config)?))
         }
         UpstreamMode::Outline | UpstreamMode::Proxy => {
             let setup = OutlineSetup::new(config).map_err(StartError::Nodes)?;
             return Ok(WayOutSetup::Nodes(Box::new(setup)));
         }
     }))
+}
+
+/// The addresses that the listeners are given.
+fn listeners(config: &Config) -> impl Iterator<Item = IpAddr> {
+    let given = std::iter::once(&config.listen_addr).chain(&config.admin_addr);
+    given.filter_map(|address| match address.host {
+        ListenHost::Ip(ip) => Some(ip),
+        ListenHost::Any | ListenHost::Name(_) => None,
+    })
+}
+
+/// What the operator should know of this host before the gateway serves with `config`: a sentence each.
+pub fn host_warnings(config: &Config) -> Vec<String> {
+    let is_direct = config.upstream_mode == UpstreamMode::Direct;
+    let is_fake = matches!(
+        config.upstream_mode,
+        UpstreamMode::Fake | UpstreamMode::Echo | UpstreamMode::Blackhole
+    );
+    let needs_names = !is_fake || crate::dial::needs_name(&config.backend_base_url.to_string());
+    let mut warnings = match needs_names {
+        true => SystemResolver::shared().problems(),
+        false => Vec::new(),
+    };
+    if is_direct && let Err(error) = OwnAddresses::check() {
+        warnings.push(format!(
+            "the addresses of this host cannot be listed ({error}), so upstream_mode direct does not refuse them; \
+             a service manager that restricts address families must allow AF_NETLINK"
+        ));
+    }
+    warnings
 }
 
 /// What `direct` leaves from, tried on this host.
@@ -224,11 +255,17 @@ async fn listen(key: &'static str, address: &ListenAddr) -> Result<TcpListener, 
 }
 
 async fn listen_by_name(name: &str, port: u16) -> std::io::Result<TcpListener> {
-    let mut addresses = tokio::net::lookup_host((name, port)).await?;
-    let Some(address) = addresses.next() else {
+    let found = SystemResolver::shared().resolve_own(name).await.map_err(std::io::Error::other)?;
+    let Some(address) = preferred(&found.first) else {
         return Err(std::io::Error::other("the name has no address"));
     };
-    socket::listen(Bind::Address(address))
+    socket::listen(Bind::Address((address, port).into()))
+}
+
+/// The address to listen on where a name has several: IPv4 before IPv6, as Go does, so that `localhost` means the same
+/// whatever the order of `/etc/hosts`.
+fn preferred(addresses: &[IpAddr]) -> Option<IpAddr> {
+    addresses.iter().copied().min_by_key(IpAddr::is_ipv6)
 }
 
 /// Waits until one of the tasks panics.

@@ -10,6 +10,7 @@ mod authorities;
 pub mod backend;
 pub mod config;
 mod context;
+mod dial;
 mod gateway;
 mod http;
 pub mod log;
@@ -20,4 +21,4 @@ mod registry;
 mod session;
 mod source;
 
-pub use gateway::{Gateway, Signals, StartError, TaskDied, check};
+pub use gateway::{Gateway, Signals, StartError, TaskDied, check, host_warnings};

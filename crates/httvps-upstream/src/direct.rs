@@ -6,15 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use httvps_proto::{Host, Target};
+use httvps_resolve::{
+    Addresses, HEAD_START, Resolve, ResolveError, dial_order, is_localhost, race,
+};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::datagrams::ConnectedUdp;
-use crate::race::{dial_order, race};
 use crate::{
     BoxFuture, ConnectError, Connector, DatagramDial, DatagramSocket, DatagramUpstream,
-    EgressPolicy, LookupShare, NoDatagrams, OpenRequest, Resolve, ResolveError, Source, Upstream,
+    EgressPolicy, LookupShare, NoDatagrams, OpenRequest, Source, Upstream,
 };
+
+/// Most addresses of one target that are dialled, and so the most sockets that one stream holds while it opens; as many again
+/// of a family that came late.
+const MAX_ADDRESSES: usize = 6;
 
 /// How long opening an upstream may take when nobody says otherwise.
 pub const DEFAULT_DIAL_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,7 +35,8 @@ const KEEPALIVE_RETRIES: u32 = 4;
 ///
 /// A name is resolved once. If the policy refuses any one of its addresses the target is refused as a whole, since a
 /// name that points both outside and inside is not to be trusted about either. Only the addresses that were checked are
-/// dialled, at most six of them, and never the name again, so an answer that changes in between changes nothing.
+/// dialled, at most six of them, and never the name again, so an answer that changes in between changes nothing. A family
+/// whose answer comes late is judged when it comes, by itself: the policy drops it as a whole, or it is dialled beside.
 ///
 /// A UDP socket goes to the first of these addresses to which this host has a way. Whether somebody listens there shows
 /// only when datagrams are sent, so no other address is tried then.
@@ -37,8 +44,6 @@ const KEEPALIVE_RETRIES: u32 = 4;
 /// Both leave from the [`Source`] that was chosen. Questions to name servers do not.
 pub struct Direct {
     shared: Arc<Shared>,
-    /// The names of nodes are the operator's, and one share is enough for all of them.
-    for_nodes: LookupShare,
 }
 
 struct Shared {
@@ -56,13 +61,13 @@ impl Direct {
     /// Makes a connector that leaves from `source`.
     pub fn from_source(policy: EgressPolicy, resolver: Arc<dyn Resolve>, source: Source) -> Self {
         let shared = Arc::new(Shared { policy, resolver, source });
-        Self { shared, for_nodes: LookupShare::default() }
+        Self { shared }
     }
 
     /// Opens the connection itself, for a connector that goes to its targets by way of a node. Whoever calls bounds
     /// the time; dropping the future frees the sockets.
     pub async fn dial(&self, node: &Target) -> Result<TcpStream, ConnectError> {
-        self.shared.open(node, &self.for_nodes).await
+        self.shared.open(node, Names::Own).await
     }
 
     /// Opens a UDP socket that is connected to a node, by the same rules; nothing is sent.
@@ -70,7 +75,7 @@ impl Direct {
         &self,
         node: &Target,
     ) -> Result<Box<dyn DatagramSocket>, ConnectError> {
-        Ok(Box::new(self.shared.open_datagrams(node, &self.for_nodes).await?))
+        Ok(Box::new(self.shared.open_datagrams(node, Names::Own).await?))
     }
 }
 
@@ -79,8 +84,10 @@ impl Connector for Direct {
         let shared = Arc::clone(&self.shared);
         Box::pin(async move {
             let target = request.target.ok_or(ConnectError::NoTarget)?;
-            let opened =
-                tokio::time::timeout(request.deadline, shared.open(&target, &request.lookups));
+            let opened = tokio::time::timeout(
+                request.deadline,
+                shared.open(&target, Names::Of(&request.lookups)),
+            );
             let stream = opened.await.unwrap_or(Err(ConnectError::TimedOut))?;
             Ok(Upstream::Stream(Box::new(stream)))
         })
@@ -90,7 +97,7 @@ impl Connector for Direct {
         let shared = Arc::clone(&self.shared);
         Ok(Box::pin(async move {
             let target = request.target.ok_or(ConnectError::NoTarget)?;
-            let opening = shared.open_datagrams(&target, &request.lookups);
+            let opening = shared.open_datagrams(&target, Names::Of(&request.lookups));
             let opened = tokio::time::timeout(request.deadline, opening);
             let socket = opened.await.unwrap_or(Err(ConnectError::TimedOut))?;
             Ok(DatagramUpstream::Socket(Box::new(socket)))
@@ -102,33 +109,64 @@ impl Connector for Direct {
     }
 }
 
+/// Whose names are looked up.
+#[derive(Clone, Copy)]
+enum Names<'a> {
+    /// A device's, within its share.
+    Of(&'a LookupShare),
+    /// The operator's: nodes.
+    Own,
+}
+
 impl Shared {
-    async fn open(
-        &self,
-        target: &Target,
-        lookups: &LookupShare,
-    ) -> Result<TcpStream, ConnectError> {
-        let addresses = self.permitted(&target.host, lookups).await?;
-        let order = dial_order(&addresses)
-            .into_iter()
-            .map(|address| SocketAddr::new(address, target.port))
-            .collect();
-        race(order, |address| async move {
+    async fn open(&self, target: &Target, names: Names<'_>) -> Result<TcpStream, ConnectError> {
+        let addresses = self.permitted(&target.host, names).await?;
+        let in_order = |addresses: &[IpAddr]| -> Vec<SocketAddr> {
+            let order = dial_order(addresses, MAX_ADDRESSES).into_iter();
+            order.map(|address| SocketAddr::new(address, target.port)).collect()
+        };
+        let first = in_order(&addresses.first);
+        let late = addresses.late.map(|late| -> BoxFuture<'_, _> {
+            Box::pin(async move {
+                // What is refused among these is as good as not there: nothing of them was dialled.
+                in_order(&self.judged(late.addresses().await).unwrap_or_default())
+            })
+        });
+        let connect = |address| async move {
             dial(address, &self.source).await.map_err(|error| ConnectError::from(&error))
-        })
-        .await
+        };
+        race(first, late, HEAD_START, connect, |error| error.weight())
+            .await
+            .map_err(|error| error.unwrap_or(ConnectError::Unreachable))
     }
 
     async fn open_datagrams(
         &self,
         target: &Target,
-        lookups: &LookupShare,
+        names: Names<'_>,
     ) -> Result<ConnectedUdp, ConnectError> {
-        let addresses = self.permitted(&target.host, lookups).await?;
+        let addresses = self.permitted(&target.host, names).await?;
+        let mut telling = match self.open_first(&addresses.first, target.port) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => error,
+        };
+        if let Some(late) = addresses.late {
+            let late = self.judged(late.addresses().await).unwrap_or_default();
+            match self.open_first(&late, target.port) {
+                Ok(socket) => return Ok(socket),
+                Err(error) if error.weight() > telling.weight() => telling = error,
+                Err(_) => {}
+            }
+        }
+        Err(telling)
+    }
+
+    /// A socket to the first of the addresses to which there is a way.
+    fn open_first(&self, addresses: &[IpAddr], port: u16) -> Result<ConnectedUdp, ConnectError> {
         let mut telling = ConnectError::Unreachable;
-        for address in dial_order(&addresses) {
+        for address in dial_order(addresses, MAX_ADDRESSES) {
             // It fails here only for want of a route or of descriptors: nothing is sent yet.
-            match ConnectedUdp::open(SocketAddr::new(address, target.port), &self.source) {
+            match ConnectedUdp::open(SocketAddr::new(address, port), &self.source) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => {
                     let error = ConnectError::from(&error);
@@ -139,21 +177,26 @@ impl Shared {
         Err(telling)
     }
 
-    /// The addresses of a host, each of them judged and at least one. They are in their canonical form, so that what
+    /// The addresses of a host, those at hand judged and at least one. They are in their canonical form, so that what
     /// is dialled is what was judged.
-    async fn permitted(
-        &self,
-        host: &Host,
-        lookups: &LookupShare,
-    ) -> Result<Vec<IpAddr>, ConnectError> {
-        let mut addresses = match host {
-            Host::Ip(address) => vec![*address],
-            Host::Name(name) if is_localhost(name) => return self.permitted_loopback(),
-            Host::Name(name) => self.resolver.resolve(name, lookups).await?,
+    async fn permitted(&self, host: &Host, names: Names<'_>) -> Result<Addresses, ConnectError> {
+        let mut addresses = match (host, names) {
+            (Host::Ip(address), _) => vec![*address].into(),
+            (Host::Name(name), Names::Of(_)) if is_localhost(name) => {
+                return self.permitted_loopback().map(Addresses::from);
+            }
+            (Host::Name(name), Names::Of(share)) => self.resolver.resolve(name, share).await?,
+            (Host::Name(name), Names::Own) => self.resolver.resolve_own(name).await?,
         };
-        if addresses.is_empty() {
+        if addresses.first.is_empty() {
             return Err(ResolveError::NoAddress.into());
         }
+        addresses.first = self.judged(addresses.first)?;
+        Ok(addresses)
+    }
+
+    /// The addresses in their canonical form; an error if the policy refuses one of them.
+    fn judged(&self, mut addresses: Vec<IpAddr>) -> Result<Vec<IpAddr>, ConnectError> {
         for address in &mut addresses {
             self.policy.check(*address)?;
             *address = address.to_canonical();
@@ -173,14 +216,6 @@ impl Shared {
             (Err(_), Err(denied)) => Err(denied.into()),
         }
     }
-}
-
-/// Whether a name is `localhost` or ends in it. Such a name means this host and is never asked for (RFC 6761 section
-/// 6.3).
-fn is_localhost(name: &str) -> bool {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let last = name.rsplit('.').next().unwrap_or(name);
-    last.eq_ignore_ascii_case("localhost")
 }
 
 async fn dial(address: SocketAddr, source: &Source) -> io::Result<TcpStream> {
@@ -217,24 +252,14 @@ mod tests {
     use super::*;
     use crate::SystemResolver;
 
-    #[test]
-    fn localhost_is_known_in_all_its_forms() {
-        for name in ["localhost", "LocalHost.", "a.localhost", "a.b.localhost."] {
-            assert!(is_localhost(name), "{name}");
-        }
-        for name in ["localhost.example", "notlocalhost", "localhost..", "local"] {
-            assert!(!is_localhost(name), "{name}");
-        }
-    }
-
     #[tokio::test]
     async fn a_mapped_address_is_dialled_as_the_ipv4_address_that_was_judged() {
         let policy = EgressPolicy::new(vec!["127.0.0.1/32".parse().unwrap()]);
-        let resolver = Arc::new(SystemResolver::from_system());
-        let direct = Direct::new(policy, resolver);
+        let direct = Direct::new(policy, SystemResolver::shared());
         let host = Host::parse("[::ffff:127.0.0.1]").unwrap();
         let four = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(direct.shared.permitted(&host, &LookupShare::default()).await, Ok(vec![four]));
+        let permitted = direct.shared.permitted(&host, Names::Own).await.unwrap();
+        assert_eq!(permitted.first, [four]);
     }
 
     #[tokio::test]

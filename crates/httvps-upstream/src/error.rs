@@ -5,6 +5,8 @@ use std::io;
 
 use rustix::io::Errno;
 
+use httvps_resolve::ResolveError;
+
 use crate::Denied;
 
 /// Why an upstream could not be opened. `Display` says it in plain words and names no address.
@@ -32,21 +34,6 @@ pub enum ConnectError {
     NotOffered,
     /// Any other error of the operating system.
     Io,
-}
-
-/// Why a name did not lead to an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResolveError {
-    /// The name does not exist.
-    NoSuchName,
-    /// The name exists and has no address.
-    NoAddress,
-    /// The system names no name server; only addresses and the names in the hosts file work.
-    NoNameServer,
-    /// The name servers refused, failed, or could not be reached.
-    ServerFailed,
-    /// The name servers did not answer in time.
-    TimedOut,
 }
 
 impl ConnectError {
@@ -137,7 +124,10 @@ impl From<Denied> for ConnectError {
 
 impl From<ResolveError> for ConnectError {
     fn from(error: ResolveError) -> Self {
-        Self::ResolveFailed(error)
+        match error {
+            ResolveError::Overload => Self::Overload,
+            error => Self::ResolveFailed(error),
+        }
     }
 }
 
@@ -150,7 +140,7 @@ impl fmt::Display for ConnectError {
             Self::Reset => "the target broke the connection off",
             Self::Denied(denied) => return denied.fmt(f),
             Self::DeniedByNode => "the node does not let the target through",
-            Self::ResolveFailed(error) => return error.fmt(f),
+            Self::ResolveFailed(error) => words_of_resolve_error(*error),
             Self::NoTarget => "the stream names no target; give host:port",
             Self::Overload => "the gateway has no room for another connection",
             Self::NotOffered => "the way out does not carry streams of this kind",
@@ -159,23 +149,21 @@ impl fmt::Display for ConnectError {
     }
 }
 
-impl fmt::Display for ResolveError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NoSuchName => "the target's name does not exist",
-            Self::NoAddress => "the target's name has no address",
-            Self::NoNameServer => {
-                "the gateway's host names no name server; only addresses and names in its hosts file work"
-            }
-            Self::ServerFailed => "the name server could not resolve the target's name",
-            Self::TimedOut => "the name server did not answer in time",
-        })
+/// The words for a client, which knows the name as that of its target.
+fn words_of_resolve_error(error: ResolveError) -> &'static str {
+    match error {
+        ResolveError::NoSuchName => "the target's name does not exist",
+        ResolveError::NoAddress => "the target's name has no address",
+        ResolveError::NoNameServer => {
+            "the gateway's host names no name server; only addresses and names in its hosts file work"
+        }
+        ResolveError::ServerFailed => "the name server could not resolve the target's name",
+        ResolveError::TimedOut => "the name server did not answer in time",
+        ResolveError::Overload => "the gateway has no room for another lookup",
     }
 }
 
 impl std::error::Error for ConnectError {}
-
-impl std::error::Error for ResolveError {}
 
 /// The reason of an error on a connection that stood: a word of the same set as [`ConnectError::reason`], most often
 /// `reset`, `timeout`, `unreachable` or `io`.

@@ -5,15 +5,20 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::OwnAddresses;
+
 /// The destination policy: everything public, nothing else, and what the operator allows besides.
 ///
-/// A judgement costs a few dozen comparisons and one for each entry of the allow-list; it allocates nothing.
+/// A judgement costs a few dozen comparisons and one for each entry of the allow-list; it allocates nothing, but for the
+/// list of this host's addresses every 5 s.
 #[derive(Clone, Debug, Default)]
 pub struct EgressPolicy {
     allow: Vec<IpNet>,
+    own: Option<Arc<OwnAddresses>>,
 }
 
 /// An address was refused. `Display` says so in plain words, with the class and without the address.
@@ -49,6 +54,8 @@ pub enum AddressClass {
     Tunnel,
     /// Set aside by IANA for protocols, or not given out at all.
     Reserved,
+    /// A public address of the gateway's own host.
+    Own,
 }
 
 impl EgressPolicy {
@@ -57,7 +64,13 @@ impl EgressPolicy {
     /// An IPv4 network also covers its addresses when they are written as IPv4-mapped IPv6.
     pub fn new(allow: Vec<IpNet>) -> Self {
         let allow = allow.into_iter().map(unmapped).collect();
-        Self { allow }
+        Self { allow, own: None }
+    }
+
+    /// Refuses the addresses of this host too where they are public, unless they lie in one of the allowed networks.
+    pub fn refusing(mut self, own: OwnAddresses) -> Self {
+        self.own = Some(Arc::new(own));
+        self
     }
 
     /// Judges one address, and any IPv4 address in it.
@@ -74,6 +87,10 @@ impl EgressPolicy {
                 }
                 judge_v6(six)
             }
+        }?;
+        match &self.own {
+            Some(own) if own.contains(address) => Err(Denied { class: AddressClass::Own }),
+            _ => Ok(()),
         }
     }
 }
@@ -110,6 +127,7 @@ impl AddressClass {
             Self::Benchmarking => "benchmarking",
             Self::Tunnel => "tunnel",
             Self::Reserved => "reserved",
+            Self::Own => "own",
         }
     }
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use httvps_proto::Target;
 use httvps_upstream::{
-    BoxFuture, ConnectError, Connector, DEFAULT_DIAL_DEADLINE, DatagramSocket, DatagramUpstream,
-    Direct, EgressPolicy, LookupShare, NoDatagrams, OpenRequest, Resolve, ResolveError, Upstream,
+    Addresses, BoxFuture, ConnectError, Connector, DEFAULT_DIAL_DEADLINE, DatagramSocket,
+    DatagramUpstream, Direct, EgressPolicy, LookupShare, NoDatagrams, OpenRequest, Resolve,
+    ResolveError, Upstream,
 };
 use tokio::io::ReadBuf;
 
@@ -28,12 +29,12 @@ impl Resolve for Scripted {
         &self,
         _: &str,
         _: &LookupShare,
-    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+    ) -> BoxFuture<'static, Result<Addresses, ResolveError>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let answer = self.answer.clone();
         Box::pin(async move {
             match answer {
-                Some(addresses) => Ok(addresses),
+                Some(addresses) => Ok(addresses.into()),
                 None => std::future::pending().await,
             }
         })

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use httvps_proto::Target;
 use httvps_upstream::{
-    BoxFuture, ByteStream, ConnectError, Connector, DEFAULT_DIAL_DEADLINE, Direct, EgressPolicy,
-    LookupShare, OpenRequest, Resolve, ResolveError, SystemResolver, Upstream, end_of_io_error,
+    Addresses, BoxFuture, ByteStream, ConnectError, Connector, DEFAULT_DIAL_DEADLINE, Direct,
+    EgressPolicy, LookupShare, OpenRequest, Resolve, ResolveError, SystemResolver, Upstream,
+    end_of_io_error,
 };
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,11 +32,11 @@ impl Resolve for Scripted {
         &self,
         _: &str,
         _: &LookupShare,
-    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+    ) -> BoxFuture<'static, Result<Addresses, ResolveError>> {
         let turn = self.asked.fetch_add(1, Ordering::Relaxed);
         let last = self.answers.len().saturating_sub(1);
         let answer = self.answers.get(turn.min(last)).cloned();
-        Box::pin(async move { answer.ok_or(ResolveError::NoSuchName.into()) })
+        Box::pin(async move { answer.map(Addresses::from).ok_or(ResolveError::NoSuchName) })
     }
 }
 
@@ -47,7 +48,7 @@ impl Resolve for Silent {
         &self,
         _: &str,
         _: &LookupShare,
-    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+    ) -> BoxFuture<'static, Result<Addresses, ResolveError>> {
         Box::pin(std::future::pending())
     }
 }
@@ -246,7 +247,7 @@ async fn a_name_without_an_address_and_a_stream_without_a_target_say_so() {
 #[tokio::test]
 async fn localhost_does_not_depend_on_the_systems_files() {
     let (listener, port) = listener("127.0.0.1").await;
-    let direct = direct(&["127.0.0.0/8"], Arc::new(SystemResolver::from_system()));
+    let direct = direct(&["127.0.0.0/8"], SystemResolver::shared());
     pair(&direct, &format!("localhost:{port}"), &listener).await;
 }
 

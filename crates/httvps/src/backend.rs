@@ -8,6 +8,7 @@ mod tests;
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -290,9 +291,8 @@ fn run_server(args: ServeArgs) -> Result<(), Failure> {
             Failure::new(format_args!("cannot start: {problem}"), "Check the limits (ulimit).")
         })?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(&args.listen)
-            .await
-            .map_err(|problem| cannot_listen(&args.listen, &problem))?;
+        let listener =
+            bind(&args.listen).await.map_err(|problem| cannot_listen(&args.listen, &problem))?;
         let address =
             listener.local_addr().map_err(|problem| cannot_listen(&args.listen, &problem))?;
         // Before the line that says "ready", so that a signal sent upon it finds its receiver.
@@ -324,6 +324,14 @@ fn run_server(args: ServeArgs) -> Result<(), Failure> {
         }
         Ok(())
     })
+}
+
+/// Listens on the first address of `listen` that can be had, IPv4 before IPv6 as in the other programs: `localhost` means the
+/// same whatever the order of `/etc/hosts`.
+async fn bind(listen: &str) -> io::Result<TcpListener> {
+    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(listen).await?.collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    TcpListener::bind(&addresses[..]).await
 }
 
 fn cannot_listen(listen: &str, problem: &io::Error) -> Failure {

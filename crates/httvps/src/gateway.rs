@@ -34,10 +34,11 @@ Signals: SIGTERM and SIGINT drain (a second one ends at once), SIGHUP reloads th
 
 /// Runs the gateway until it is told to end.
 pub(crate) fn run(matches: &ArgMatches) -> ExitCode {
-    let (config, warnings) = match Config::load(&Sources::from_process(matches)) {
+    let (config, mut warnings) = match Config::load(&Sources::from_process(matches)) {
         Ok(loaded) => loaded,
         Err(error) => return fail(error),
     };
+    warnings.extend(httvps_gateway::host_warnings(&config));
     if matches.get_flag(CHECK) {
         return check(&config, &warnings);
     }

@@ -9,6 +9,7 @@ pub use assignment::{AssignOutlineResult, OutlineKey, OutlineNode};
 
 use crate::authorities;
 use crate::config::Secret;
+use crate::dial::Dial;
 use crate::metrics::{Limit, Metrics};
 use breaker::Breaker;
 use bytes::Bytes;
@@ -17,7 +18,6 @@ use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -119,7 +119,7 @@ impl BackendError {
 
 /// Asks the backend. One per gateway; connections are pooled and kept.
 pub struct BackendClient {
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: Client<HttpsConnector<Dial>, Full<Bytes>>,
     validate_device: Endpoint,
     assign_outline: Endpoint,
     secret: Option<HeaderValue>,
@@ -180,15 +180,11 @@ impl BackendClient {
         let validate_device = Endpoint::new("/api/v1/auth/validate-device", &[200, 403], settings)?;
         let assign_outline = Endpoint::new("/api/v1/nodes/assign-outline", &[200, 503], settings)?;
         let secret = settings.secret.as_ref().map(secret_header).transpose()?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(settings.timeout));
         let https = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls(settings)?)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(connector);
+            .wrap_connector(Dial::new(settings.timeout));
         let http = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_mins(1))

@@ -6,7 +6,7 @@ use httvps_testkit::backend::{Answer, ScriptedBackend};
 use httvps_testkit::certificates;
 use httvps_transport::tls::{CertificateDer, ClientTls, Roots, TlsStream, server_name};
 use httvps_transport::ws::{self, Event, Kind, Role, WebSocket};
-use httvps_upstream::{BoxFuture, ConnectError, Connector, LookupShare, Resolve};
+use httvps_upstream::{Addresses, BoxFuture, Connector, LookupShare, Resolve, ResolveError};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use tempfile::TempDir;
@@ -107,7 +107,7 @@ impl Resolve for Silent {
         &self,
         name: &str,
         share: &LookupShare,
-    ) -> BoxFuture<'static, Result<Vec<IpAddr>, ConnectError>> {
+    ) -> BoxFuture<'static, Result<Addresses, ResolveError>> {
         let (device, share) = (usize::from(name.starts_with('b')), share.clone());
         let lookups = self.0.clone();
         Box::pin(async move {
@@ -168,4 +168,26 @@ async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
     tokio::time::timeout(within_a_second, first_panic(&mut tasks)).await.unwrap_err();
     tasks.spawn(async { panic!("a helper panics") });
     tokio::time::timeout(within_a_second, first_panic(&mut tasks)).await.unwrap();
+}
+
+#[test]
+fn a_name_with_addresses_of_both_families_is_listened_on_by_ipv4() {
+    let addresses = |texts: &[&str]| -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    };
+    for (found, chosen) in [
+        (&["::1", "127.0.0.1"][..], Some("127.0.0.1")),
+        (&["127.0.0.2", "::1", "127.0.0.1"], Some("127.0.0.2")),
+        (&["::1"], Some("::1")),
+        (&[], None),
+    ] {
+        assert_eq!(preferred(&addresses(found)), chosen.map(|text| text.parse().unwrap()));
+    }
+}
+
+#[tokio::test]
+async fn localhost_is_listened_on_by_ipv4() {
+    let address = "localhost:0".parse().unwrap();
+    let listener = listen("listen_addr", &address).await.unwrap();
+    assert!(listener.local_addr().unwrap().ip().is_ipv4());
 }

@@ -3,6 +3,7 @@
 use super::document;
 use super::key::KeyUrl;
 use crate::authorities;
+use crate::dial::Dial;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use httvps_shadowsocks::AccessKey;
@@ -11,7 +12,6 @@ use hyper::Request;
 use hyper::header::{ACCEPT, HeaderValue};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use std::error::Error;
 use std::fmt;
@@ -28,7 +28,7 @@ const MAX_DOCUMENT: usize = 64 * 1024;
 /// A fetch takes 10 s and 64 KiB at the most; redirects are not followed, so that the key goes
 /// nowhere but where the operator said.
 pub struct Fetcher {
-    http: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    http: Client<HttpsConnector<Dial>, Empty<Bytes>>,
 }
 
 /// Why a key was not fetched. `Display` repeats neither the URL nor a secret.
@@ -79,15 +79,11 @@ impl Fetcher {
     /// Prepares to fetch; `ca` is a PEM file of authorities to trust besides those of the system.
     /// Blocks. The error names the file and what is wrong with it.
     pub fn new(ca: Option<&Path>) -> Result<Self, String> {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(DEADLINE));
         let https = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(authorities::client_config(true, ca)?)
             .https_only()
             .enable_http1()
-            .wrap_connector(connector);
+            .wrap_connector(Dial::new(DEADLINE));
         // Minutes lie between two fetches: no connection is kept.
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(https);
         Ok(Self { http })

@@ -12,7 +12,6 @@ use httvps_upstream::{ConnectError, DatagramSocket, Direct, EgressPolicy, System
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// What connects to nodes.
@@ -44,8 +43,7 @@ impl Dialer {
     pub(super) fn new(ca: Option<&Path>, relays: EgressPolicy) -> Result<Self, String> {
         let everywhere = [IpAddr::from([0_u8; 4]), IpAddr::from([0_u16; 8])];
         let everywhere = everywhere.map(|address| IpNet::new_assert(address, 0)).to_vec();
-        let resolver = Arc::new(SystemResolver::from_system());
-        let direct = Direct::new(EgressPolicy::new(everywhere), resolver);
+        let direct = Direct::new(EgressPolicy::new(everywhere), SystemResolver::shared());
         Ok(Self { direct, tls: authorities::client_tls(ca)?, relays })
     }
 

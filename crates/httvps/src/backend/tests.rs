@@ -135,3 +135,11 @@ fn wrong_values_are_refused_by_the_command_line() {
         assert!(Line::try_parse_from(words).is_err(), "{line}");
     }
 }
+
+#[tokio::test]
+async fn localhost_is_served_on_by_ipv4() {
+    let listener = bind("localhost:0").await.unwrap();
+    assert!(listener.local_addr().unwrap().ip().is_ipv4());
+    let problem = bind("localhost").await.unwrap_err();
+    assert_eq!(problem.kind(), io::ErrorKind::InvalidInput);
+}
