@@ -162,10 +162,7 @@ pub fn host_warnings(config: &Config) -> Vec<String> {
         UpstreamMode::Fake | UpstreamMode::Echo | UpstreamMode::Blackhole
     );
     let needs_names = !is_fake || crate::dial::needs_name(&config.backend_base_url.to_string());
-    let mut warnings = match needs_names {
-        true => SystemResolver::shared().problems(),
-        false => Vec::new(),
-    };
+    let mut warnings = if needs_names { SystemResolver::shared().problems() } else { Vec::new() };
     if is_direct && let Err(error) = OwnAddresses::check() {
         warnings.push(format!(
             "the addresses of this host cannot be listed ({error}), so upstream_mode direct does not refuse them; \

@@ -94,7 +94,8 @@ fn whole(dns: &Dns, name: Name, one: Family, other: Family) -> Result<Vec<IpAddr
         match family {
             Family::Addresses(found, _) => addresses.extend(found),
             Family::Nothing(reason, _) => error = error.or(Some(reason)),
-            Family::Failed(reason) => error = error.or(Some(reason)),
+            // That one family has none says nothing of a name whose other family is not known.
+            Family::Failed(reason) => error = Some(reason),
         }
     }
     addresses.sort_by_key(IpAddr::is_ipv4);

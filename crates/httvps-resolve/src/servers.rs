@@ -68,7 +68,7 @@ impl Servers {
         let ask =
             async |at: usize| asked[at].ask(name.clone(), kind).await.map(|found| (at, found));
         let turns = (0..asked.len()).collect();
-        let outcome = race(turns, None, self.head_start, ask, |error| weight(error)).await;
+        let outcome = race(turns, None, self.head_start, ask, weight).await;
         match outcome {
             Ok((winner, found)) => {
                 asked[..winner].iter().for_each(Asked::note_silence);
