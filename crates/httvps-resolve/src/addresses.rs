@@ -25,11 +25,12 @@ impl Late {
     pub async fn addresses(self) -> Vec<IpAddr> {
         self.0.await.unwrap_or_default()
     }
+}
 
-    /// A late answer, and where it is to be put.
-    pub(crate) fn pair() -> (oneshot::Sender<Vec<IpAddr>>, Self) {
-        let (sender, receiver) = oneshot::channel();
-        (sender, Self(receiver))
+/// What is sent later; nothing if the sender goes without.
+impl From<oneshot::Receiver<Vec<IpAddr>>> for Late {
+    fn from(receiver: oneshot::Receiver<Vec<IpAddr>>) -> Self {
+        Self(receiver)
     }
 }
 

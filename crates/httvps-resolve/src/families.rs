@@ -9,7 +9,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use rustix::io::Errno;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::addresses::Late;
 use crate::answers::{MAX_NEGATIVE_TTL, MAX_POSITIVE_TTL};
@@ -30,12 +30,12 @@ enum Family {
 /// Asks for both families at once, and remembers what comes of it.
 ///
 /// When one has addresses and the other is silent for 50 ms more, the answer is the half that is there, and a
-/// task waits for the rest if one of `late_places` is free. A name server that never answers for one family is found out by
-/// that task, so the next lookups of the name do without.
+/// task waits for the rest, in a place of both `late_places`: without one the rest is waited for here. A name server that
+/// never answers for one family is found out by that task, so the next lookups of the name do without.
 pub(crate) async fn ask(
     dns: Arc<Dns>,
     name: Name,
-    late_places: Arc<Semaphore>,
+    late_places: [&Arc<Semaphore>; 2],
 ) -> Result<Addresses, ResolveError> {
     let mut six = Box::pin(family(dns.clone(), name.clone(), RecordType::AAAA));
     let mut four = Box::pin(family(dns.clone(), name.clone(), RecordType::A));
@@ -53,21 +53,23 @@ pub(crate) async fn ask(
     if let Ok(slow) = tokio::time::timeout(dns.resolution_delay, &mut slow).await {
         return whole(&dns, name, fast, slow).map(Addresses::from);
     }
-    let late = late_places.try_acquire_owned().ok().map(|place| {
-        let (sender, late) = Late::pair();
-        tokio::spawn(async move {
-            let slow = slow.await;
-            let addresses = match &slow {
-                Family::Addresses(addresses, _) => addresses.clone(),
-                Family::Nothing(..) | Family::Failed(_) => Vec::new(),
-            };
-            let _ = whole(&dns, name, fast, slow);
-            let _ = sender.send(addresses);
-            drop(place);
-        });
-        late
+    let places = late_places.map(|places| Arc::clone(places).try_acquire_owned().ok());
+    let [Some(of_device), Some(of_all)] = places else {
+        let slow = slow.await;
+        return whole(&dns, name, fast, slow).map(Addresses::from);
+    };
+    let (sender, late) = oneshot::channel();
+    tokio::spawn(async move {
+        let slow = slow.await;
+        let addresses = match &slow {
+            Family::Addresses(addresses, _) => addresses.clone(),
+            Family::Nothing(..) | Family::Failed(_) => Vec::new(),
+        };
+        let _ = whole(&dns, name, fast, slow);
+        let _ = sender.send(addresses);
+        drop((of_device, of_all));
     });
-    Ok(Addresses { first: found, late })
+    Ok(Addresses { first: found, late: Some(Late::from(late)) })
 }
 
 /// Puts the two families together, and remembers what came of them if it is worth remembering.

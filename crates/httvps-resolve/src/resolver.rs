@@ -21,24 +21,30 @@ const MAX_LOOKUPS: usize = 128;
 /// Most lookups of one device that run or wait for one of these places; as many for all names of the operator.
 const MAX_LOOKUPS_OF_DEVICE: usize = 16;
 
-/// Most answers of a slower family that are waited for behind the back of a lookup; beyond it they are given up.
+/// Most answers of a slower family that are waited for behind the back of lookups, and most of one device. Beyond it the
+/// lookup itself waits for them, in its place.
 const MAX_LATE: usize = 128;
+const MAX_LATE_OF_DEVICE: usize = 32;
 
 /// A device's share of the lookups that run at one time: 16 for all of its sessions, so that none holds all of them with
 /// names whose servers do not answer. Clones are of the same share.
 #[derive(Clone, Debug)]
-pub struct LookupShare(Arc<Semaphore>);
+pub struct LookupShare {
+    places: Arc<Semaphore>,
+    late: Arc<Semaphore>,
+}
 
 impl Default for LookupShare {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_LOOKUPS_OF_DEVICE)))
+        let places = Arc::new(Semaphore::new(MAX_LOOKUPS_OF_DEVICE));
+        Self { places, late: Arc::new(Semaphore::new(MAX_LATE_OF_DEVICE)) }
     }
 }
 
 impl LookupShare {
     /// Waits for a place of the share, behind those who wait already; dropping it gives it back. Cancel safe.
     pub async fn place(&self) -> Result<SemaphorePermit<'_>, ResolveError> {
-        self.0.acquire().await.map_err(|_| ResolveError::Overload)
+        self.places.acquire().await.map_err(|_| ResolveError::Overload)
     }
 }
 
@@ -202,7 +208,7 @@ impl Shared {
         if let Some(known) = dns.answers.get(&name, Instant::now()) {
             return known.map(Addresses::from);
         }
-        families::ask(dns, name, Arc::clone(&self.late)).await
+        families::ask(dns, name, [&share.late, &self.late]).await
     }
 }
 

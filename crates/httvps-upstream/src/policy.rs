@@ -255,6 +255,30 @@ mod tests {
     }
 
     #[test]
+    fn public_addresses_of_this_host_are_refused_unless_allowed() {
+        let own = || OwnAddresses::new(["9.9.9.9", "2a00::9"].map(|text| text.parse().unwrap()));
+        let policy = EgressPolicy::default().refusing(own());
+        for (address, class) in [
+            ("9.9.9.9", "own"),
+            ("::ffff:9.9.9.9", "own"),
+            ("64:ff9b::9.9.9.9", "own"),
+            ("2002:909:909::1", "own"),
+            ("2a00::9", "own"),
+            ("9.9.9.8", "public"),
+            ("2a00::8", "public"),
+            // A class that says more comes first.
+            ("127.0.0.1", "loopback"),
+        ] {
+            assert_eq!(class_of(&policy, address), class, "{address}");
+            assert_ne!(class_of(&EgressPolicy::default(), address), "own", "{address}");
+        }
+        let allow = vec!["9.9.9.9/32".parse().unwrap()];
+        let policy = EgressPolicy::new(allow).refusing(own());
+        assert_eq!(class_of(&policy, "9.9.9.9"), "public");
+        assert_eq!(class_of(&policy, "2a00::9"), "own");
+    }
+
+    #[test]
     fn every_range_has_its_class_up_to_its_edges() {
         for (addresses, class) in [
             (&["0.0.0.0", "0.255.255.255", "::"][..], "unspecified"),

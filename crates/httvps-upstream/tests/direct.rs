@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use httvps_proto::Target;
+use httvps_resolve::Late;
 use httvps_upstream::{
     Addresses, BoxFuture, ByteStream, ConnectError, Connector, DEFAULT_DIAL_DEADLINE, Direct,
     EgressPolicy, LookupShare, OpenRequest, Resolve, ResolveError, SystemResolver, Upstream,
@@ -19,6 +20,7 @@ use httvps_upstream::{
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 
 /// A resolver that gives its answers one after the other, the last one for ever, and counts how often it was asked.
 #[derive(Default)]
@@ -51,6 +53,30 @@ impl Resolve for Silent {
     ) -> BoxFuture<'static, Result<Addresses, ResolveError>> {
         Box::pin(std::future::pending())
     }
+}
+
+/// A resolver whose second family comes after the first, once what is sent says so.
+struct InHalves {
+    first: &'static str,
+    late: std::sync::Mutex<Option<oneshot::Receiver<Vec<IpAddr>>>>,
+}
+
+impl Resolve for InHalves {
+    fn resolve(
+        &self,
+        _: &str,
+        _: &LookupShare,
+    ) -> BoxFuture<'static, Result<Addresses, ResolveError>> {
+        let first = vec![self.first.parse().unwrap()];
+        let late = self.late.lock().unwrap().take().map(Late::from);
+        Box::pin(async move { Ok(Addresses { first, late }) })
+    }
+}
+
+/// Such a resolver, and where the second half is sent.
+fn in_halves(first: &'static str) -> (Arc<InHalves>, oneshot::Sender<Vec<IpAddr>>) {
+    let (sender, late) = oneshot::channel();
+    (Arc::new(InHalves { first, late: std::sync::Mutex::new(Some(late)) }), sender)
 }
 
 fn scripted(answers: &[&[&str]]) -> Arc<Scripted> {
@@ -338,4 +364,25 @@ async fn a_reset_is_told_from_an_end_on_both_sides() {
     let (ours, mut theirs) = pair(&direct, &target, &listener).await;
     drop(ours);
     assert_eq!(theirs.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_family_that_comes_late_is_dialled_when_the_other_leads_nowhere() {
+    let (listener, port) = listener("127.0.0.2").await;
+    let (resolver, late) = in_halves("127.0.0.3");
+    let direct = direct(&["127.0.0.0/8"], resolver);
+    late.send(vec!["127.0.0.2".parse().unwrap()]).unwrap();
+    pair(&direct, &format!("halves.example:{port}"), &listener).await;
+}
+
+#[tokio::test]
+async fn a_family_that_comes_late_is_judged_as_a_whole_before_any_of_it_is_dialled() {
+    let (listener, port) = listener("127.0.0.2").await;
+    let (resolver, late) = in_halves("127.0.0.3");
+    let direct = direct(&["127.0.0.2/31"], resolver);
+    let mixed = ["127.0.0.2", "10.0.0.1"].map(|text| text.parse().unwrap());
+    late.send(mixed.to_vec()).unwrap();
+    let error = failed(&direct, &format!("halves.example:{port}")).await;
+    assert_eq!(error, ConnectError::Refused);
+    assert!(is_untouched(listener));
 }

@@ -260,8 +260,22 @@ async fn names_whose_slower_family_is_outstanding_hold_no_place() {
     for _ in 0..=MAX_LOOKUPS_OF_DEVICE {
         late.push(rig.resolver.resolve("drop6.example", &within).await.unwrap().late.unwrap());
     }
-    assert_eq!(within.0.available_permits(), MAX_LOOKUPS_OF_DEVICE);
+    assert_eq!(within.places.available_permits(), MAX_LOOKUPS_OF_DEVICE);
+    assert_eq!(within.late.available_permits(), MAX_LATE_OF_DEVICE - late.len());
     assert_eq!(rig.resolver.shared.late.available_permits(), MAX_LATE - late.len());
+}
+
+#[tokio::test]
+async fn without_a_place_for_what_is_late_the_lookup_waits_for_it_and_loses_nothing() {
+    let server = NameServer::start().await;
+    let rig = Rig::brief(&server);
+    let within = LookupShare::default();
+    let _all = within.late.clone().try_acquire_many_owned(MAX_LATE_OF_DEVICE as u32).unwrap();
+    let addresses = rig.resolver.resolve("drop6.example", &within).await.unwrap();
+    assert_eq!(addresses.first, ips(["192.0.2.8"]));
+    assert!(addresses.late.is_none());
+    // Other devices have places of their own.
+    assert!(rig.addresses("drop4.example").await.unwrap().late.is_some());
 }
 
 #[tokio::test]
