@@ -120,7 +120,7 @@ impl Client {
     /// Starts a client; it connects in the background. The only error is a configuration that
     /// cannot be used.
     pub fn start(config: Config, report: Report) -> Result<Self, ConnectError> {
-        let tls = config.trust.tls()?;
+        let tls = config.tls()?;
         let config = Arc::new(config);
         let dialled = config.clone();
         let dial: Dial = Box::new(move |changes| {

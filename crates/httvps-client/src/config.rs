@@ -1,6 +1,6 @@
 //! What a client needs to know.
 
-use crate::{ConnectError, GatewayUrl, Secret};
+use crate::{ConnectError, GatewayUrl, RequestHeader, Secret};
 use httvps_transport::tls::{ClientTls, Roots, read_authorities};
 use rustls_pki_types::CertificateDer;
 use std::path::Path;
@@ -22,6 +22,12 @@ pub struct Config {
     /// Whether the binary wire format is offered. Default true; a gateway that lacks it speaks JSON
     /// all the same.
     pub offers_v2: bool,
+    /// Whether TLS offers the post-quantum key exchange. Default true; where handshakes break or
+    /// are not answered, every other attempt goes without.
+    pub offers_post_quantum: bool,
+    /// Header fields of the request for the WebSocket besides its own. Default a `User-Agent`,
+    /// [`USER_AGENT`](crate::USER_AGENT).
+    pub headers: Vec<RequestHeader>,
     /// Sessions that a [`Client`](crate::Client) keeps at most. Default 32, which are 256 streams
     /// with a gateway that allows 8 on each; 0 is taken as 1.
     pub max_sessions: usize,
@@ -39,6 +45,8 @@ impl Config {
             trust: Trust::System,
             region: None,
             offers_v2: true,
+            offers_post_quantum: true,
+            headers: vec![RequestHeader::user_agent()],
             max_sessions: 32,
             timing: Timing::default(),
         }
@@ -62,8 +70,17 @@ impl Trust {
     pub fn from_pem_file(path: &Path) -> Result<Self, String> {
         read_authorities(path).map(Self::Only).map_err(|error| error.to_string())
     }
+}
 
+impl Config {
     pub(crate) fn tls(&self) -> Result<ClientTls, ConnectError> {
+        let tls = self.trust.tls()?;
+        Ok(if self.offers_post_quantum { tls } else { tls.without_post_quantum() })
+    }
+}
+
+impl Trust {
+    fn tls(&self) -> Result<ClientTls, ConnectError> {
         let roots = match self {
             Self::System => Roots::Bundle(rustls_native_certs::load_native_certs().certs),
             Self::Only(certificates) => Roots::Bundle(certificates.clone()),

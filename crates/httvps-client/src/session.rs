@@ -25,7 +25,7 @@ pub struct Session {
 /// Every step has the deadline that [`Timing`](crate::Timing) gives it. Cancel safe: dropping the
 /// future closes the connection.
 pub async fn connect(config: &Config) -> Result<Session, ConnectError> {
-    let tls = config.trust.tls()?;
+    let tls = config.tls()?;
     connect_with(config, &tls, watch::Sender::default()).await
 }
 
@@ -59,7 +59,8 @@ pub(crate) async fn connect_with(
         .map_err(|error| ConnectError::from_tls(&gateway, &error))?;
 
     let (authority, path) = (config.gateway.authority(), config.gateway.path());
-    let upgrade = handshake::connect(stream, &authority, path, &[]);
+    let headers: Vec<_> = config.headers.iter().map(|one| (one.name(), one.value())).collect();
+    let upgrade = handshake::connect(stream, &authority, path, &headers);
     let (stream, early) = timeout(timing.handshake_timeout, upgrade)
         .await
         .map_err(|_| timed_out(Step::Upgrade))?

@@ -44,8 +44,8 @@ pub(crate) struct Credentials {
 }
 
 impl ProxyKey {
-    /// Reads `socks5://[user:password@]host:port`, `http://…` or `https://…`, at most 4,096 bytes long. The port must
-    /// be there. User and password are percent-encoded where they have `@`, `:`, `/`, `?`, `#` or `%` in them; a `/`,
+    /// Reads `socks5://[user:password@]host:port`, `http://…` or `https://…`, at most 4,096 bytes long. `socks5h://` is
+    /// the same as `socks5://`: names are resolved by the proxy in any case. The port must be there. User and password are percent-encoded where they have `@`, `:`, `/`, `?`, `#` or `%` in them; a `/`,
     /// `?` or `#` as it is would end the host for other readers of URLs, so it is refused. A `/` at the end and a
     /// `#name` without `@` are ignored.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
@@ -56,7 +56,7 @@ impl ProxyKey {
         let (scheme, rest) = text.split_once("://").ok_or(KeyError::Scheme)?;
         let kind = [Kind::Socks5, Kind::Http, Kind::Https]
             .into_iter()
-            .find(|kind| kind.scheme().eq_ignore_ascii_case(scheme))
+            .find(|kind| kind.schemes().iter().any(|one| one.eq_ignore_ascii_case(scheme)))
             .ok_or(KeyError::Scheme)?;
         let (rest, name) = rest.split_once('#').unwrap_or((rest, ""));
         let rest = rest.strip_suffix('/').unwrap_or(rest);
@@ -141,6 +141,15 @@ impl Kind {
             Self::Https => "https",
         }
     }
+
+    /// All schemes that are taken for it.
+    fn schemes(self) -> &'static [&'static str] {
+        match self {
+            Self::Socks5 => &["socks5", "socks5h"],
+            Self::Http => &["http"],
+            Self::Https => &["https"],
+        }
+    }
 }
 
 impl Credentials {
@@ -188,6 +197,7 @@ mod tests {
         for (text, shown) in [
             ("socks5://192.0.2.1:1080", "socks5://192.0.2.1:1080"),
             (" SOCKS5://ann:hunter2@[2001:db8::1]:1080/#x\n", "socks5://***@[2001:db8::1]:1080"),
+            ("Socks5h://h:1", "socks5://h:1"),
             ("http://p.example:3128/", "http://p.example:3128"),
             ("https://ann@P.example:443", "https://***@p.example:443"),
         ] {

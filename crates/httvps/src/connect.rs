@@ -1,32 +1,28 @@
 //! `httvps connect`: a local SOCKS5 and HTTP proxy through a gateway.
 
+mod secrets;
+
 use crate::print::{Lines, fail};
+use crate::signals::Ending;
 use clap::{Args, ValueEnum};
-use httvps_client::proxy::{Accept, Credentials, Rejected, ReportRejected};
+use httvps_client::proxy::{Accept, Rejected, ReportRejected};
 use httvps_client::{
-    Bind, CertificateFault, Client, Config, ConnectError, Event, GatewayUrl, Secret, Target, Trust,
-    forward, proxy, socket,
+    BadRequestHeader, Bind, CertificateFault, Client, Config, ConnectError, Event, GatewayUrl,
+    RequestHeader, Step, Target, Trust, forward, proxy, socket,
 };
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::UdpSocket;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// The environment variable with the token itself. There is no flag: other users of the machine
-/// can see flags.
-const TOKEN_VARIABLE: &str = "HTTVPS_TOKEN";
-
-/// Largest token or password file, in bytes; a gateway takes no token beyond 8 KiB.
-const MAX_SECRET_FILE: u64 = 16 * 1024;
+/// Header fields that can be added to the request.
+const MAX_HEADERS: usize = 16;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,6 +90,17 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "N", env = "HTTVPS_MAX_SESSIONS", default_value_t = 32,
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     max_sessions: u16,
+    /// Never offer the post-quantum key exchange in TLS, whose large first message some networks
+    /// lose; by default it is left out after a handshake that was lost
+    #[arg(long, env = "HTTVPS_NO_POST_QUANTUM")]
+    no_post_quantum: bool,
+    /// What to call itself in the request to the gateway [default: a common browser]
+    #[arg(long, value_name = "TEXT", env = "HTTVPS_USER_AGENT", value_parser = parse_user_agent)]
+    user_agent: Option<RequestHeader>,
+    /// A further header field of that request, which a proxy in front of the gateway may ask for
+    /// (repeatable, 16 at the most)
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
+    headers: Vec<RequestHeader>,
     /// How much to tell on standard error
     #[arg(long, value_name = "LEVEL", env = "HTTVPS_LOG_LEVEL", default_value = "info")]
     log_level: Level,
@@ -148,7 +155,25 @@ fn parse_local(text: &str) -> Result<Bind, String> {
     if let Ok(port) = text.parse::<u16>() {
         return Ok(Bind::Address((Ipv4Addr::LOCALHOST, port).into()));
     }
+    if text.contains("://") {
+        return Err("an address of this machine has no scheme: give ADDR:PORT; the port speaks \
+                    SOCKS5 and HTTP alike"
+            .into());
+    }
     text.parse::<Bind>().map_err(|error| format!("{error}; a PORT alone means 127.0.0.1:PORT"))
+}
+
+fn parse_user_agent(text: &str) -> Result<RequestHeader, String> {
+    RequestHeader::new("User-Agent", text).map_err(|error| error.to_string())
+}
+
+fn parse_header(text: &str) -> Result<RequestHeader, String> {
+    let header: RequestHeader =
+        text.parse().map_err(|error: BadRequestHeader| error.to_string())?;
+    if header.name().eq_ignore_ascii_case("user-agent") {
+        return Err("--user-agent sets this field".into());
+    }
+    Ok(header)
 }
 
 /// Runs the proxy until a signal comes.
@@ -164,8 +189,8 @@ pub(crate) async fn run(args: ConnectArgs) -> ExitCode {
 
 async fn connect(args: ConnectArgs, voice: &Arc<Voice>) -> Result<(), String> {
     let config = configure(&args, voice)?;
-    let credentials = credentials(&args)?;
-    let mut signals = Signals::listen().map_err(|error| format!("cannot take signals: {error}"))?;
+    let credentials = secrets::credentials(&args)?;
+    let mut signals = Ending::listen().map_err(|error| format!("cannot take signals: {error}"))?;
 
     let report: ReportRejected = {
         let voice = voice.clone();
@@ -259,10 +284,20 @@ async fn ended_early(client: &Client, tasks: &mut JoinSet<String>) -> String {
 }
 
 fn configure(args: &ConnectArgs, voice: &Voice) -> Result<Config, String> {
-    let mut config = Config::new(args.gateway.clone(), &*args.device_id, token(args, voice)?);
+    let device_id = secrets::device_id(args, voice)?;
+    let token = secrets::token(args, voice)?;
+    let mut config = Config::new(args.gateway.clone(), device_id, token);
     config.region.clone_from(&args.region);
     config.offers_v2 = !args.json;
     config.max_sessions = args.max_sessions.into();
+    config.offers_post_quantum = !args.no_post_quantum;
+    if args.headers.len() > MAX_HEADERS {
+        return Err(format!("--header is given more than {MAX_HEADERS} times"));
+    }
+    if let Some(user_agent) = &args.user_agent {
+        config.headers = vec![user_agent.clone()];
+    }
+    config.headers.extend(args.headers.iter().cloned());
     if let Some(file) = &args.ca {
         config.trust = Trust::from_pem_file(file)?;
     }
@@ -275,64 +310,6 @@ fn configure(args: &ConnectArgs, voice: &Voice) -> Result<Config, String> {
         );
     }
     Ok(config)
-}
-
-fn token(args: &ConnectArgs, voice: &Voice) -> Result<Secret, String> {
-    #[expect(clippy::disallowed_methods, reason = "this module reads the client's settings")]
-    let variable = || std::env::var(TOKEN_VARIABLE).ok().map(Secret::new);
-    let token = match &args.token_file {
-        Some(file) => {
-            let token = read_secret(file)?;
-            if is_readable_by_all(file) {
-                voice.say(
-                    Level::Warn,
-                    &format_args!(
-                        "warning: every user of this machine can read {0}; run: chmod 600 {0}",
-                        file.display()
-                    ),
-                );
-            }
-            Some(token)
-        }
-        None => variable(),
-    };
-    let token = token.map(|token| Secret::new(token.expose().trim().to_owned()));
-    match token {
-        Some(token) if !token.expose().is_empty() => Ok(token),
-        Some(_) => Err("the token is empty".into()),
-        None => Err(format!("no token; give its file with --token-file, or set {TOKEN_VARIABLE}")),
-    }
-}
-
-fn credentials(args: &ConnectArgs) -> Result<Option<Credentials>, String> {
-    let (Some(user), Some(file)) = (&args.proxy_user, &args.proxy_password_file) else {
-        return Ok(None);
-    };
-    let password = read_secret(file)?;
-    let password = Secret::new(password.expose().trim_end_matches(['\r', '\n']).to_owned());
-    let is_carried = |text: &str| (1..=255).contains(&text.len());
-    if !is_carried(user) || !is_carried(password.expose()) || user.contains(':') {
-        return Err("the proxy's user name and password have 1 to 255 bytes each, and the user \
-                    name no ':'"
-            .into());
-    }
-    Ok(Some(Credentials::new(Secret::new(user.clone()), password)))
-}
-
-fn read_secret(path: &Path) -> Result<Secret, String> {
-    let shown = path.display();
-    let file = File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let mut text = String::new();
-    match file.take(MAX_SECRET_FILE + 1).read_to_string(&mut text) {
-        Ok(n) if n as u64 > MAX_SECRET_FILE => Err(format!("{shown} is larger than 16 KiB")),
-        Ok(_) => Ok(Secret::new(text)),
-        Err(error) => Err(format!("cannot read {shown}: {error}")),
-    }
-}
-
-fn is_readable_by_all(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
 }
 
 /// The warning of a proxy that asks nobody for a password and that other machines reach.
@@ -357,28 +334,6 @@ fn warn_of_open_doors(
             "warning: everybody who can reach this machine reaches {target} through {address}"
         );
         voice.say(Level::Warn, &words);
-    }
-}
-
-/// SIGINT and SIGTERM.
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }
 
@@ -492,6 +447,11 @@ impl fmt::Display for Hint<'_> {
             ConnectError::ConnectionRefused { .. } => {
                 "; check the port in --gateway, and whether the gateway runs"
             }
+            ConnectError::TimedOut { step: Step::Tls, .. } => {
+                "; check this machine's network and any firewall on the way. Some networks lose the \
+                 large first message of post-quantum TLS: attempts alternate with and without it, \
+                 and --no-post-quantum leaves it out"
+            }
             ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } => {
                 "; check this machine's network and any firewall on the way"
             }
@@ -538,6 +498,8 @@ mod tests {
         for bad in ["", "1", "1=", "=a:1", "x=a:1", "1=a", "1:2:3=a:1"] {
             assert!(bad.parse::<Forward>().is_err(), "{bad}");
         }
+        let words = parse_local("socks5h://127.0.0.1:1080").unwrap_err();
+        assert!(words.contains("has no scheme"), "{words}");
     }
 
     #[test]

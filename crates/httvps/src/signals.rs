@@ -1,4 +1,4 @@
-//! The process's signals as the gateway's.
+//! The signals of the process.
 
 use httvps_gateway::Signals;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,5 +30,26 @@ async fn either(first: &mut Signal, second: &mut Signal) {
     tokio::select! {
         _ = first.recv() => {}
         _ = second.recv() => {}
+    }
+}
+
+/// SIGINT and SIGTERM, one after the other.
+pub(crate) struct Ending {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Ending {
+    /// Begins to listen for them.
+    pub(crate) fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next one.
+    pub(crate) async fn next(&mut self) {
+        either(&mut self.interrupt, &mut self.terminate).await;
     }
 }

@@ -64,7 +64,7 @@ impl KeySource {
             "http" if has_path(rest) && !is_unescaped(text) => Err(KeyProblem::Url(
                 "http:// shows the key to the whole path; use https:// (a proxy is http://HOST:PORT)",
             )),
-            scheme @ ("socks5" | "http" | "https") => match ProxyKey::parse(text) {
+            scheme @ ("socks5" | "socks5h" | "http" | "https") => match ProxyKey::parse(text) {
                 Err(httvps_proxies::KeyError::Node(TargetError::NoPort)) if scheme == "https" => {
                     Err(KeyProblem::Url(
                         "the proxy has no port; write HOST:PORT (a dynamic key has a path behind the host)",
@@ -225,7 +225,9 @@ mod tests {
 
     #[test]
     fn a_proxy_has_no_path_and_a_dynamic_key_has_one() {
-        for text in ["socks5://u:hunter2@h:1", "http://h:1", "https://u:hunter2@h:1/#x"] {
+        for text in
+            ["socks5://u:hunter2@h:1", "SOCKS5H://h:1", "http://h:1", "https://u:hunter2@h:1/#x"]
+        {
             let Ok(KeySource::Proxy(key)) = KeySource::parse(text) else { panic!("{text}") };
             assert!(!format!("{key:?}").contains("hunter2"));
             let url = OutlineKey::Url(Secret::new(text.to_owned()));

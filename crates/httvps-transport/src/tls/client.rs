@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::engine::Engine;
 use super::handshake::handshake;
 use super::verifier::trusting;
-use super::{ALPN, TlsError, TlsStream};
+use super::{ALPN, Attempt, KeyShares, TlsError, TlsStream};
 
 /// Whom a client believes.
 #[derive(Debug, Clone)]
@@ -29,27 +29,37 @@ pub enum Roots {
 
 /// Connects to servers over TLS. Cheap to clone; clones share the tickets for resumption (of at
 /// most 256 sessions).
+///
+/// The post-quantum key exchange is offered. Where a handshake breaks or is given up without an
+/// answer, the next one with that server goes without, see [`KeyShares`].
 #[derive(Clone)]
 pub struct ClientTls {
-    config: Arc<ClientConfig>,
+    hybrid: Arc<ClientConfig>,
+    /// Without the post-quantum key exchange.
+    small: Arc<ClientConfig>,
+    /// None where it is never offered.
+    shares: Option<KeyShares>,
 }
 
 impl ClientTls {
     /// Builds the configuration. The only possible error is that `roots` is a bundle in which no
     /// certificate can be used.
     pub fn new(roots: Roots) -> Result<Self, TlsError> {
-        let builder = ClientConfig::builder_with_provider(super::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
         let verifier: Arc<dyn ServerCertVerifier> = match roots {
             Roots::Bundle(certificates) => trusting(certificates)?,
             Roots::Insecure => Arc::new(BelieveAnybody(super::provider())),
         };
-        let mut config =
-            builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        // The records after the handshake are ours, see `session.rs`.
-        config.enable_secret_extraction = true;
-        Ok(Self { config: Arc::new(config) })
+        let small = Arc::clone(&super::SMALL_PROVIDER);
+        Ok(Self {
+            hybrid: configure(super::provider(), verifier.clone())?,
+            small: configure(small, verifier)?,
+            shares: Some(KeyShares::default()),
+        })
+    }
+
+    /// Never offers the post-quantum key exchange.
+    pub fn without_post_quantum(self) -> Self {
+        Self { shares: None, ..self }
     }
 
     /// Runs the handshake over a connected stream, for the server called `name`.
@@ -63,9 +73,33 @@ impl ClientTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let connection = UnbufferedClientConnection::new(Arc::clone(&self.config), name)?;
-        handshake(io, Engine::Client(connection)).await
+        let attempt = self.shares.as_ref().map(|shares| shares.begin(&name));
+        let is_small = attempt.as_ref().is_none_or(Attempt::is_small);
+        let config = if is_small { &self.small } else { &self.hybrid };
+        let connection = UnbufferedClientConnection::new(Arc::clone(config), name)?;
+        let result = handshake(io, Engine::Client(connection)).await;
+        match (attempt, &result) {
+            (Some(attempt), Err(TlsError::Io(_))) => attempt.lost(),
+            (Some(attempt), _) => attempt.answered(),
+            (None, _) => {}
+        }
+        result
     }
+}
+
+fn configure(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    // The records after the handshake are ours, see `session.rs`.
+    config.enable_secret_extraction = true;
+    Ok(Arc::new(config))
 }
 
 impl std::fmt::Debug for ClientTls {

@@ -16,6 +16,7 @@ mod facts;
 pub mod fuzzing;
 mod handshake;
 mod held;
+mod key_shares;
 mod pem;
 mod post;
 mod record;
@@ -31,6 +32,7 @@ pub use client::{ClientTls, Roots, server_name};
 pub use error::TlsError;
 pub use explain::{CertificateFault, certificate_fault, explain};
 pub use facts::{CertFacts, Date, DateProblem};
+pub use key_shares::{Attempt, KeyShares};
 pub use pem::{PemError, read_authorities};
 pub use rustls_pki_types::{CertificateDer, ServerName};
 pub use server::ServerTls;
@@ -39,6 +41,7 @@ pub use verifier::trusting;
 
 use std::sync::{Arc, LazyLock};
 
+use rustls::NamedGroup;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 
 /// The only protocol that is spoken inside.
@@ -64,6 +67,16 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         ..aws_lc_rs::default_provider()
     })
 });
+
+/// The same without the post-quantum key exchange, whose share needs a second segment.
+static SMALL_PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(without_post_quantum(CryptoProvider::clone(&PROVIDER))));
+
+/// A provider whose `ClientHello` fits into one segment.
+pub fn without_post_quantum(mut provider: CryptoProvider) -> CryptoProvider {
+    provider.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
+    provider
+}
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)

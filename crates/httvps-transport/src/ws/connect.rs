@@ -14,6 +14,10 @@ const HEAD_MAX: usize = 16 * 1024;
 /// Header fields of the answer at the most.
 const FIELDS_MAX: usize = 100;
 
+/// Interim answers (RFC 9110 section 15.2) that are skipped at the most; all heads together have
+/// [`HEAD_MAX`] bytes.
+const INTERIM_MAX: usize = 8;
+
 /// Why the upgrade has failed.
 #[derive(Debug)]
 pub enum HandshakeError {
@@ -27,10 +31,14 @@ pub enum HandshakeError {
     NotHttp,
     /// The head of the answer has more than 16 KiB or 100 fields.
     TooLarge,
-    /// The server has answered with another status than 101.
+    /// The server has given a final answer with another status than 101.
     Status(u16),
+    /// More interim answers came than are skipped.
+    Interim,
     /// The status is 101, but a header of RFC 6455 section 4.1 is missing or wrong.
     NotWebSocket(&'static str),
+    /// The status is 101, with a header that names something which was not asked for.
+    Unasked(&'static str),
 }
 
 impl fmt::Display for HandshakeError {
@@ -59,6 +67,14 @@ impl fmt::Display for HandshakeError {
                     _ => "; is this a httvps gateway and is the path right?",
                 })
             }
+            Self::Interim => write!(
+                f,
+                "the server sent more than {INTERIM_MAX} interim answers (1xx) and no final one"
+            ),
+            Self::Unasked(header) => write!(
+                f,
+                "the server switched protocols with a {header} that this client did not ask for"
+            ),
             Self::NotWebSocket(header) => write!(
                 f,
                 "the server switched protocols, but its {header} header is missing or wrong"
@@ -103,18 +119,43 @@ where
     let key = new_key()?;
     io.write_all(request(host, path, &key, extra)?.as_bytes()).await?;
     io.flush().await?;
+    let accept = accept(key.as_bytes());
     let mut answer = Vec::with_capacity(1024);
+    let (mut skipped, mut interim) = (0, 0);
     loop {
         if io.read_buf(&mut answer).await? == 0 {
             return Err(HandshakeError::Disconnected);
         }
-        if let Some(length) = check_answer(&answer, &accept(key.as_bytes()))? {
-            return Ok((io, answer.split_off(length)));
+        loop {
+            match check_answer(&answer[skipped..], &accept)? {
+                Answer::Partial => break,
+                Answer::Interim(length) => {
+                    skipped += length;
+                    interim += 1;
+                }
+                Answer::Switched(length) if skipped + length <= HEAD_MAX => {
+                    return Ok((io, answer.split_off(skipped + length)));
+                }
+                Answer::Switched(_) => return Err(HandshakeError::TooLarge),
+            }
+            if interim > INTERIM_MAX {
+                return Err(HandshakeError::Interim);
+            }
         }
         if answer.len() > HEAD_MAX {
             return Err(HandshakeError::TooLarge);
         }
     }
+}
+
+/// What has come, with the length of its head.
+enum Answer {
+    /// A part of a head.
+    Partial,
+    /// An answer that another one follows.
+    Interim(usize),
+    /// The one that completes the upgrade.
+    Switched(usize),
 }
 
 fn new_key() -> Result<String, HandshakeError> {
@@ -150,8 +191,8 @@ fn request(
     Ok(request)
 }
 
-/// Judges an answer; its length, or None if more bytes are needed.
-fn check_answer(bytes: &[u8], accept: &[u8]) -> Result<Option<usize>, HandshakeError> {
+/// Judges the first answer in `bytes`.
+fn check_answer(bytes: &[u8], accept: &[u8]) -> Result<Answer, HandshakeError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS_MAX];
     let mut answer = httparse::Response::new(&mut fields);
     let length = match answer.parse(bytes) {
@@ -159,12 +200,13 @@ fn check_answer(bytes: &[u8], accept: &[u8]) -> Result<Option<usize>, HandshakeE
         Ok(httparse::Status::Complete(_)) | Err(httparse::Error::TooManyHeaders) => {
             return Err(HandshakeError::TooLarge);
         }
-        Ok(httparse::Status::Partial) => return Ok(None),
+        Ok(httparse::Status::Partial) => return Ok(Answer::Partial),
         Err(_) => return Err(HandshakeError::NotHttp),
     };
     match answer.code {
         Some(101) if answer.version == Some(1) => {}
         Some(101) | None => return Err(HandshakeError::NotHttp),
+        Some(100..=199) => return Ok(Answer::Interim(length)),
         Some(status) => return Err(HandshakeError::Status(status)),
     }
     let values = |name: &str, judge: &dyn Fn(&[u8]) -> bool| {
@@ -184,10 +226,15 @@ fn check_answer(bytes: &[u8], accept: &[u8]) -> Result<Option<usize>, HandshakeE
         return Err(HandshakeError::NotWebSocket("Sec-WebSocket-Accept"));
     }
     // We have offered neither; section 4.1 has the client fail the connection.
-    if values("sec-websocket-extensions", &|value| !value.is_empty()) {
-        return Err(HandshakeError::NotWebSocket("Sec-WebSocket-Extensions"));
+    for (name, shown) in [
+        ("sec-websocket-extensions", "Sec-WebSocket-Extensions"),
+        ("sec-websocket-protocol", "Sec-WebSocket-Protocol"),
+    ] {
+        if values(name, &|value| !value.is_empty()) {
+            return Err(HandshakeError::Unasked(shown));
+        }
     }
-    Ok(Some(length))
+    Ok(Answer::Switched(length))
 }
 
 #[cfg(test)]
@@ -225,10 +272,22 @@ mod tests {
         assert_eq!(early, b"early bytes");
     }
 
+    const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n";
+
+    #[tokio::test]
+    async fn interim_answers_are_skipped() {
+        for interim in ["HTTP/1.1 100 Continue\r\n\r\n", INTERIM, &INTERIM.repeat(INTERIM_MAX)] {
+            let early = answered(&format!("{interim}{GOOD}early bytes")).await.unwrap();
+            assert_eq!(early, b"early bytes");
+        }
+    }
+
     #[tokio::test]
     async fn bad_answers_are_named() {
         let long = format!("HTTP/1.1 101 X\r\nA: {}\r\n\r\n", "x".repeat(17 * 1024));
         let many = format!("HTTP/1.1 101 X\r\n{}\r\n", "A: b\r\n".repeat(101));
+        let with = |field: &str| GOOD.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"));
+        let long_interim = format!("HTTP/1.1 103 X\r\nA: {}\r\n\r\n", "x".repeat(6 * 1024));
         let cases = [
             ("HTTP/1.1 404 Not Found\r\n\r\n", "answered 404 Not Found; is this a httvps gateway"),
             ("HTTP/1.1 503 Busy\r\n\r\n", "try again later"),
@@ -237,7 +296,12 @@ mod tests {
             (&GOOD.replace("Upgrade: WebSocket", "Upgrade: h2c"), "Upgrade header"),
             (&GOOD.replace("keep-alive, upgrade", "close"), "Connection header"),
             (&GOOD.replace("ACCEPT", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "Accept header"),
-            (&GOOD.replace("\r\n\r\n", "\r\nSec-WebSocket-Extensions: x\r\n\r\n"), "Extensions"),
+            (&with("Sec-WebSocket-Extensions: x"), "Extensions that this client did not ask for"),
+            (&with("sec-websocket-protocol: chat"), "Protocol that this client did not ask for"),
+            ("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 403 No\r\n\r\n", "answered 403"),
+            ("HTTP/1.1 100 Continue\r\n\r\n", "without an answer"),
+            (&format!("{}{GOOD}", INTERIM.repeat(INTERIM_MAX + 1)), "interim answers"),
+            (&format!("{}{GOOD}", long_interim.repeat(3)), "larger than 16 KiB"),
             (&long, "larger than 16 KiB"),
             (&many, "100 fields"),
         ];

@@ -336,6 +336,49 @@ async fn certificate_trouble_is_said_in_plain_words() {
     exchange(a.unwrap(), b.unwrap(), b"hello", 9, 9).await;
 }
 
+/// The first record of a client whose server then closes the connection.
+async fn lost_hello(client: &ClientTls) -> usize {
+    let (near, mut far) = duplex(10_000);
+    let taking = async {
+        let mut header = [0; 5];
+        far.read_exact(&mut header).await.unwrap();
+        let mut hello = vec![0; usize::from(u16::from_be_bytes([header[3], header[4]]))];
+        far.read_exact(&mut hello).await.unwrap();
+        drop(far);
+        header.len() + hello.len()
+    };
+    let (result, length) = tokio::join!(client.connect(localhost(), near), taking);
+    assert!(matches!(result, Err(TlsError::Io(_))));
+    length
+}
+
+/// What fits into one segment of most paths.
+const ONE_SEGMENT: std::ops::Range<usize> = 1..1_300;
+
+#[tokio::test]
+async fn after_a_lost_handshake_the_next_hello_fits_into_one_segment() {
+    let pki = Pki::new();
+    let client = pki.our_client();
+    for _ in 0..2 {
+        assert!(!ONE_SEGMENT.contains(&lost_hello(&client).await));
+        assert!(ONE_SEGMENT.contains(&lost_hello(&client.clone()).await));
+    }
+    assert!(!ONE_SEGMENT.contains(&lost_hello(&client).await));
+    let (near, far) = duplex(10_000);
+    let server = pki.our_server();
+    let (a, b) = tokio::join!(server.accept(near), client.connect(localhost(), far));
+    exchange(a.unwrap(), b.unwrap(), b"hello", 9, 9).await;
+    assert!(ONE_SEGMENT.contains(&lost_hello(&client).await), "what worked is remembered");
+}
+
+#[tokio::test]
+async fn without_post_quantum_every_hello_fits_into_one_segment() {
+    let client = Pki::new().our_client().without_post_quantum();
+    for _ in 0..3 {
+        assert!(ONE_SEGMENT.contains(&lost_hello(&client).await));
+    }
+}
+
 #[tokio::test]
 async fn a_reloaded_certificate_serves_the_next_handshake_only() {
     let (pki, next) = (Pki::new(), Pki::new());
