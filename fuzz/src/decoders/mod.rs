@@ -19,7 +19,7 @@ use crate::run::Decoder;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// All of them, in the order in which they run.
-pub(crate) const NAMES: [&str; 27] = [
+pub(crate) const NAMES: [&str; 29] = [
     "json-frame",
     "json-gateway",
     "json-client",
@@ -35,6 +35,8 @@ pub(crate) const NAMES: [&str; 27] = [
     "socks5",
     "socks5-udp",
     "http-proxy",
+    "http-answer",
+    "http-chunks",
     "backend-answer",
     "config",
     "values",
@@ -66,6 +68,8 @@ pub(crate) fn by_name(name: &str) -> Option<Box<dyn Decoder>> {
         "socks5-udp" => Box::new(proxy::Socks5Udp),
         "socks5" => Box::new(proxy::Socks5::default()),
         "http-proxy" => Box::new(proxy::Http::default()),
+        "http-answer" => Box::new(proxy::HttpAnswer),
+        "http-chunks" => Box::new(proxy::Chunked),
         "backend-answer" => Box::new(text::BackendAnswer),
         "config" => Box::new(config::Settings::default()),
         "values" => Box::new(text::Values),

@@ -1,9 +1,9 @@
 //! What local programs ask the client's proxy for.
 
-use super::{behaviour, choice, kind, seeds, upgrade};
+use super::{behaviour, choice, kind, seeds};
 use crate::run::Decoder;
 use httvps_client::proxy::Credentials;
-use httvps_client::proxy::fuzzing::{http, socks5, socks5_datagram};
+use httvps_client::proxy::fuzzing::{Judged, chunked, http, http_answer, socks5, socks5_datagram};
 use httvps_client::{Secret, Target};
 
 fn credentials() -> Credentials {
@@ -101,7 +101,8 @@ impl Decoder for Socks5Udp {
     }
 }
 
-/// A target has a host and a port that was asked for, and credentials are asked for.
+/// Nobody in without the credentials; what goes on to an origin is one head that every reader
+/// understands alike, and goes on unchanged when it comes back.
 pub(super) struct Http {
     credentials: Credentials,
 }
@@ -112,16 +113,41 @@ impl Default for Http {
     }
 }
 
+/// The method, the target and the fields of a head, as a strict reader sees them.
+fn strictly(head: &[u8]) -> (String, Vec<(String, Vec<u8>)>) {
+    let mut fields = vec![httparse::EMPTY_HEADER; 1100];
+    let mut request = httparse::Request::new(&mut fields);
+    let end = request.parse(head).expect("a head that cannot be read");
+    assert!(end == httparse::Status::Complete(head.len()), "more than a head");
+    let target = request.path.unwrap_or_default().to_owned();
+    let fields = request.headers.iter();
+    (target, fields.map(|field| (field.name.to_lowercase(), field.value.to_vec())).collect())
+}
+
+/// Asserts what everything that leaves the proxy has in common.
+fn assert_plain(head: &[u8], fields: &[(String, Vec<u8>)]) {
+    let count = |byte| head.iter().filter(|&&other| other == byte).count();
+    let lines = head.windows(2).filter(|two| two == b"\r\n").count();
+    assert!(count(b'\r') == lines && count(b'\n') == lines, "a line end within a line");
+    let count = |name| fields.iter().filter(|(other, _)| other == name).count();
+    let (length, chunks) = (count("content-length"), count("transfer-encoding"));
+    assert!(length + chunks <= 1, "two ends of a body");
+    assert!(count("proxy-authorization") + count("keep-alive") <= 1);
+}
+
 impl Decoder for Http {
     fn seeds(&self) -> Vec<Vec<u8>> {
-        let requests: [&[u8]; 7] = [
+        let requests: [&[u8]; 10] = [
             b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n",
             b"CONNECT [::1]:443 HTTP/1.1\r\nProxy-Authorization: Basic YW5uOnMzY3JldA==\r\n\r\n",
             b"GET http://example.org/a?b HTTP/1.1\r\nHost: example.org\r\nproxy-authorization: basic  YW5uOnMzY3JldA==\r\n\r\n",
             b"GET http://user:pw@example.org:8080/ HTTP/1.1\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
             b"GET https://a/ HTTP/1.1\r\nProxy-Authorization: Bearer x\r\n\r\n",
-            b"OPTIONS http://[2001:db8::1]:/ HTTP/1.1\r\n\r\n",
+            b"OPTIONS http://[2001:db8::1]: HTTP/1.1\r\nMax-Forwards: 3\r\n\r\n",
+            b"POST http://a/ HTTP/1.1\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+            b"POST http://a/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\nConnection: TE, x\r\nX: y\r\n\r\n",
+            b"GET http://a/ HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
         ];
         requests.iter().map(|request| request.to_vec()).collect()
     }
@@ -129,37 +155,141 @@ impl Decoder for Http {
     fn words(&self) -> &'static [&'static [u8]] {
         &[
             b"CONNECT ",
+            b"TRACE ",
             b"http://",
             b"https://",
             b"@",
             b"[",
             b"]",
-            b":",
             b":443",
+            b"Host: b\r\n",
             b"Proxy-Authorization: ",
             b"Basic YW5uOnMzY3JldA==",
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Connection: host, content-length\r\n",
             b"\r\n",
+            b"\n",
+            b"\r\n ",
             b" HTTP/1.1\r\n",
-            b"/",
+            b" HTTP/1.0\r\n",
             b"?",
+            b"#",
             b"%41",
             b"\xff",
-            b"65536",
         ]
     }
 
     fn run(&mut self, input: &[u8]) -> u64 {
-        let Some(request) = upgrade::head(input) else { return input.len() as u64 / 8 };
-        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
-        let (is_authorized, target) = http(method, uri, headers, Some(&self.credentials));
         let has = |part: &[u8]| input.windows(part.len()).any(|window| window == part);
-        assert!(!is_authorized || has(b"YW5uOnMzY3JldA=="), "nobody let it in");
-        assert!(http(method, uri, headers, None).0, "without credentials everybody may");
-        if let Ok(target) = &target {
-            let again = httvps_client::Target::parse(&target.to_string());
-            assert!(again.as_ref() == Ok(target), "{target} reads differently");
+        let guarded = http(input, Some(&self.credentials));
+        let is_in = matches!(guarded, Judged::Tunnel(_) | Judged::Forward(..));
+        assert!(!is_in || has(b"YW5uOnMzY3JldA=="), "nobody let it in");
+        let judged = http(input, None);
+        let target = match &judged {
+            Judged::Tunnel(target) | Judged::Forward(target, _) => target,
+            Judged::Refused => return 1,
+            Judged::Answered => return 2,
+        };
+        let again = httvps_client::Target::parse(&target.to_string());
+        assert!(again.as_ref() == Ok(target), "{target} reads differently");
+        let mut shape = (kind(&target.host), 0, 0);
+        if let Judged::Forward(target, head) = &judged {
+            let (path, fields) = strictly(head);
+            assert_plain(head, &fields);
+            let hosts: Vec<_> = fields.iter().filter(|(name, _)| name == "host").collect();
+            assert!(hosts.len() == 1, "not one host");
+            let host = String::from_utf8_lossy(&hosts[0].1).into_owned();
+            // The same request once more, in the form that is meant for a proxy.
+            let text = String::from_utf8_lossy(head).into_owned();
+            let place = if path == "*" { String::new() } else { path.clone() };
+            let once_more =
+                text.replacen(&format!(" {path} "), &format!(" http://{host}{place} "), 1);
+            match http(once_more.as_bytes(), None) {
+                Judged::Forward(other, _) => assert!(other == *target, "{other} is not {target}"),
+                Judged::Answered if text.starts_with("TRACE") || text.starts_with("OPTIONS") => {}
+                _ if text.as_bytes() != &head[..] => {}
+                _ => panic!("what went on is refused: {once_more:?}"),
+            }
+            shape = (kind(&target.host), fields.len(), path.len().min(16));
         }
-        let target = target.map(|target| std::mem::discriminant(&target.host));
-        behaviour((is_authorized, target, headers.len()))
+        behaviour(shape)
+    }
+}
+
+/// The head of an answer that goes on to a program is one that every reader understands alike.
+pub(super) struct HttpAnswer;
+
+impl Decoder for HttpAnswer {
+    fn seeds(&self) -> Vec<Vec<u8>> {
+        let answers: [&[u8]; 5] = [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX : y\r\n\r\n",
+            b"HTTP/1.0 404 Not Found\nX: a\n b\nno field\nKeep-Alive: 5\n\n",
+            b"HTTP/1.1 200\r\nTransfer-Encoding: chunked\r\nConnection: close, x\r\n\r\n",
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+            b"HTTP/1.1 426 Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5, 5\r\n\r\n",
+        ];
+        answers.map(<[u8]>::to_vec).to_vec()
+    }
+
+    fn words(&self) -> &'static [&'static [u8]] {
+        &[
+            b"HTTP/1.1 ",
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Transfer-Encoding: identity\r\n",
+            b"Connection: content-length\r\n",
+            b" : ",
+            b"\r\n ",
+            b"\n",
+            b"\r",
+            b"\0",
+            b"\xff",
+        ]
+    }
+
+    fn run(&mut self, input: &[u8]) -> u64 {
+        let Some(head) = http_answer(input) else { return 0 };
+        let mut fields = vec![httparse::EMPTY_HEADER; 1100];
+        let mut answer = httparse::Response::new(&mut fields);
+        let end = answer.parse(&head).expect("a head that cannot be read");
+        assert!(end == httparse::Status::Complete(head.len()), "more than a head");
+        let fields = answer.headers.iter();
+        let fields: Vec<_> =
+            fields.map(|field| (field.name.to_lowercase(), field.value.to_vec())).collect();
+        assert_plain(&head, &fields);
+        behaviour((answer.code, fields.len()))
+    }
+}
+
+/// A chunked body says the same whatever the pieces, and what is written reads back as itself.
+pub(super) struct Chunked;
+
+impl Decoder for Chunked {
+    fn seeds(&self) -> Vec<Vec<u8>> {
+        let bodies: [&[u8]; 4] = [
+            b"5\r\nhello\r\n0\r\n\r\nrest",
+            b"A;x=\"y\"\r\n0123456789\r\n000\r\nX-Sum: 1\r\nHost: a\r\n\r\n",
+            b"1 \r\na\r\n1\r\nb\r\n0\r\n\r\n",
+            b"ffffffffffffffff\r\n",
+        ];
+        seeds::led_by(&bodies, &[0, 1, 2, 9])
+    }
+
+    fn words(&self) -> &'static [&'static [u8]] {
+        &[b"\r\n", b"\n", b"\r", b"0\r\n", b"1\r\n", b";", b" ", b"X: y\r\n", b"0\r\n\r\n"]
+    }
+
+    fn run(&mut self, input: &[u8]) -> u64 {
+        let (first, rest) = choice(input);
+        let whole = chunked(rest, usize::MAX);
+        let pieces = chunked(rest, usize::from(first));
+        let end = |result: &Option<(Vec<u8>, Option<usize>)>| result.as_ref().map(|(_, end)| *end);
+        assert!(end(&whole) == end(&pieces), "pieces make a difference");
+        let Some((written, Some(taken))) = &whole else { return u64::from(whole.is_some()) };
+        assert!(*taken <= rest.len());
+        let again = chunked(written, usize::MAX);
+        assert!(again == Some((written.clone(), Some(written.len()))), "it reads differently");
+        behaviour((*taken, written.len()))
     }
 }

@@ -1,10 +1,10 @@
 //! Private readers of a program's requests, opened to the fuzzer.
 
+pub use super::http::fuzzing::{Judged, chunked, http, http_answer};
+
 use super::Credentials;
-use super::request::{is_authorized, target_of};
 use super::socks5::{self, Advance, Negotiation, Next};
 use crate::Target;
-use hyper::{HeaderMap, Method, Uri};
 
 /// How a negotiation ended: with a stream to a target, with datagrams (no target yet), or with a
 /// refusal. None = more bytes are needed.
@@ -42,14 +42,4 @@ pub fn socks5_datagram(input: &[u8]) -> Option<Datagram<'_>> {
     let (target, payload) = socks5::datagram(input)?;
     let header = socks5::datagram_header(&target);
     Some((target, payload, header))
-}
-
-/// Judges the head of an HTTP request: whether it may, and where it wants to go.
-pub fn http(
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-    credentials: Option<&Credentials>,
-) -> (bool, Result<Target, String>) {
-    (is_authorized(headers, credentials), target_of(method, uri))
 }

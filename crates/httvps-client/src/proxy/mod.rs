@@ -6,7 +6,6 @@ mod associate;
 pub mod fuzzing;
 mod http;
 mod prefixed;
-mod request;
 mod socks5;
 mod socks5_reply;
 
@@ -22,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -66,8 +66,8 @@ pub async fn serve<O: Open>(
     cancel: CancellationToken,
 ) {
     let credentials = credentials.map(Arc::new);
-    let report = accept.report();
-    accept.run(Arc::new(Proxy { credentials, opener, report }), cancel).await;
+    let (report, idle_origins) = (accept.report(), http::idle_origins());
+    accept.run(Arc::new(Proxy { credentials, opener, report, idle_origins }), cancel).await;
 }
 
 struct Proxy<O> {
@@ -75,6 +75,8 @@ struct Proxy<O> {
     opener: Arc<O>,
     /// For what does not end a connection.
     report: ReportRejected,
+    /// Places of connections to origins that are kept without a request.
+    idle_origins: Arc<Semaphore>,
 }
 
 /// The first byte of SOCKS4 and `SOCKS4a`.
@@ -103,10 +105,15 @@ impl<O: Open> Serve for Proxy<O> {
                 part(&mut local).await;
                 Err(Rejected::SOCKS4)
             }
-            _ => http::serve(local, self.credentials.clone(), self.opener.clone()).await,
+            first => {
+                let places = &self.idle_origins;
+                http::serve(local, first, credentials, &*self.opener, places, deadline).await
+            }
         }
     }
 }
 
+#[cfg(test)]
+mod http_tests;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -58,47 +58,61 @@ impl OpenDatagrams for Shout {
     }
 }
 
-struct Scene {
-    program: DuplexStream,
+pub(super) struct Scene {
+    pub(super) program: DuplexStream,
     opener: Arc<FakeOpen>,
-    proxy: JoinHandle<Result<(), super::Rejected>>,
+    pub(super) proxy: JoinHandle<Result<(), super::Rejected>>,
+    pub(super) idle_origins: Arc<Semaphore>,
+    pub(super) was_reset: Arc<AtomicBool>,
 }
 
-fn scene(credentials: Option<(&str, &str)>) -> Scene {
+pub(super) fn scene(credentials: Option<(&str, &str)>) -> Scene {
     let opener = Arc::new(FakeOpen::default());
-    let (program, local) = duplex(64 * 1024);
+    let (program, local) = duplex(512 * 1024);
     let credentials = credentials.map(|(user, password)| {
         Arc::new(Credentials::new(Secret::new(user.into()), Secret::new(password.into())))
     });
-    let proxy = Proxy { credentials, opener: opener.clone(), report: Arc::new(|_| {}) };
-    let local = FakeLocal(local, Arc::new(AtomicBool::new(false)));
-    Scene { program, opener, proxy: tokio::spawn(async move { proxy.serve(local).await }) }
+    let (idle_origins, was_reset) = (super::http::idle_origins(), Arc::default());
+    let proxy = Proxy {
+        credentials,
+        opener: opener.clone(),
+        report: Arc::new(|_| {}),
+        idle_origins: idle_origins.clone(),
+    };
+    let local = FakeLocal(local, Arc::clone(&was_reset));
+    let proxy = tokio::spawn(async move { proxy.serve(local).await });
+    Scene { program, opener, proxy, idle_origins, was_reset }
 }
 
 impl Scene {
     /// The other end of the stream that the next open gives.
-    fn target(&self) -> DuplexStream {
+    pub(super) fn target(&self) -> DuplexStream {
         let (stream, target) = duplex(64 * 1024);
         self.opener.ready.lock().unwrap().push_back(Ok(stream));
         target
     }
 
-    fn fails(&self, error: OpenError) {
+    /// Makes the first open fail, and those that were prepared come behind it.
+    pub(super) fn fails_first(&self, error: OpenError) {
+        self.opener.ready.lock().unwrap().push_front(Err(error));
+    }
+
+    pub(super) fn fails(&self, error: OpenError) {
         self.opener.ready.lock().unwrap().push_back(Err(error));
     }
 
-    async fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(super) async fn say(&mut self, bytes: impl AsRef<[u8]>) {
         self.program.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    async fn expect(&mut self, bytes: &[u8]) {
+    pub(super) async fn expect(&mut self, bytes: &[u8]) {
         let mut got = vec![0; bytes.len()];
         self.program.read_exact(&mut got).await.unwrap();
         assert_eq!(got, bytes);
     }
 
     /// A response whose body has a `Content-Length`.
-    async fn response(&mut self) -> String {
+    pub(super) async fn response(&mut self) -> String {
         let mut got = Vec::new();
         loop {
             let text = String::from_utf8_lossy(&got).into_owned();
@@ -115,16 +129,16 @@ impl Scene {
         }
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(super) fn asked(&self) -> Vec<String> {
         self.opener.asked.lock().unwrap().clone()
     }
 }
 
-fn failed(end: StreamEnd) -> OpenError {
+pub(super) fn failed(end: StreamEnd) -> OpenError {
     OpenError::Failed(StreamFailure { end: Some(end), words: end.words().into() })
 }
 
-async fn head(target: &mut DuplexStream) -> String {
+pub(super) async fn head(target: &mut DuplexStream) -> String {
     let mut got = Vec::new();
     while !got.ends_with(b"\r\n\r\n") {
         assert!(target.read_buf(&mut got).await.unwrap() > 0);
@@ -219,7 +233,8 @@ async fn plain_requests_reach_the_origin_in_its_own_form() {
         let mut lines: Vec<&str> = got.trim_end().split("\r\n").collect();
         assert_eq!(lines.remove(0), format!("GET {path} HTTP/1.1"));
         lines.sort_unstable();
-        assert_eq!(lines, ["connection: close", &format!("host: {host}"), "x-end: 2"]);
+        let host = format!("Host: {host}");
+        assert_eq!(lines, ["Connection: TE", &host, "TE: trailers", "X-End: 2"]);
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\nKeep-Alive: 1\r\nX-End: 3\r\n\r\nhi";
         target.write_all(answer.as_bytes()).await.unwrap();
         let response = scene.response().await.to_lowercase();
@@ -300,7 +315,7 @@ async fn what_is_no_proxy_request_is_told_so() {
 #[tokio::test(start_paused = true)]
 async fn a_head_beyond_the_limit_is_refused() {
     let mut scene = scene(None);
-    scene.say(format!("GET http://a/ HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(17_000))).await;
+    scene.say(format!("GET http://a/ HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(263_000))).await;
     assert!(scene.response().await.starts_with("HTTP/1.1 431 "));
     assert!(scene.asked().is_empty());
 }
@@ -319,7 +334,7 @@ async fn with_credentials_http_asks_for_them() {
         let response = scene.response().await;
         let status = if is_let_in { "HTTP/1.1 200 " } else { "HTTP/1.1 407 " };
         assert!(response.starts_with(status), "{header} {response}");
-        assert_eq!(response.contains("proxy-authenticate: Basic"), !is_let_in);
+        assert_eq!(response.contains("Proxy-Authenticate: Basic"), !is_let_in);
         assert_eq!(scene.asked().len(), usize::from(is_let_in));
     }
 }
@@ -338,7 +353,12 @@ async fn associated_with(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut control = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (local, _) = listener.accept().await.unwrap();
-    let proxy = Proxy { credentials: None, opener: opener.clone(), report };
+    let proxy = Proxy {
+        credentials: None,
+        opener: opener.clone(),
+        report,
+        idle_origins: super::http::idle_origins(),
+    };
     tokio::spawn(async move { proxy.serve(local).await });
     let request = [&[5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0][..], &port.to_be_bytes()].concat();
     control.write_all(&request).await.unwrap();
