@@ -85,7 +85,6 @@ impl Decoder {
             match &mut self.0 {
                 State::Length(0) => return Ok(Step::End(Bytes::from_static(b"\r\n"))),
                 _ if input.is_empty() => return Ok(Step::More),
-                State::Length(left) => return Ok(Step::Data(split(input, left))),
                 State::UntilClose => return Ok(Step::Data(input.split().freeze())),
                 State::ChunkLine => {
                     let Some(size) = chunk_line(input)? else { return Ok(Step::More) };
@@ -95,7 +94,9 @@ impl Decoder {
                     };
                 }
                 State::Chunk(0) => self.0 = State::ChunkEnd,
-                State::Chunk(left) => return Ok(Step::Data(split(input, left))),
+                State::Length(left) | State::Chunk(left) => {
+                    return Ok(Step::Data(split(input, left)));
+                }
                 State::ChunkEnd => {
                     match &input[..] {
                         [b'\r', b'\n', ..] => input.advance(2),
@@ -142,7 +143,7 @@ fn chunk_line(input: &mut BytesMut) -> Result<Option<u64>, BadBody> {
     let is_extension = rest.trim_ascii_start().first().is_none_or(|&byte| byte == b';');
     let is_clean = rest.iter().all(|&byte| byte == b'\t' || !byte.is_ascii_control());
     let size = std::str::from_utf8(digits).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
-    let size = size.filter(|&size| is_extension && is_clean && size <= i64::MAX as u64);
+    let size = size.filter(|&size| is_extension && is_clean && i64::try_from(size).is_ok());
     let size = size.ok_or(BadBody)?;
     input.advance(end + 2);
     Ok(Some(size))
@@ -303,10 +304,9 @@ mod tests {
         ) {
             let whole = decoded(Framing::Chunked, input.as_bytes(), 10_000);
             let pieces = decoded(Framing::Chunked, input.as_bytes(), piece);
-            match (&whole, &pieces) {
-                // Data that comes before a mistake may have been passed on.
-                (Err(_), Err(_)) => {}
-                _ => prop_assert_eq!(whole, pieces),
+            // Data that comes before a mistake may have been passed on.
+            if whole.is_ok() || pieces.is_ok() {
+                prop_assert_eq!(whole, pieces);
             }
         }
     }

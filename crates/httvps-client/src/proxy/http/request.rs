@@ -8,6 +8,7 @@ use crate::{Target, TargetError};
 
 /// What the answer to a request depends on.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a request says or not")]
 pub(super) struct Asked {
     pub(super) body: Framing,
     /// `HEAD`: the answer has no body.
@@ -38,7 +39,7 @@ pub(super) enum Wish {
 
 /// Judges the head of a request. An error is answered, and the connection is closed behind it.
 pub(super) fn judge(head: &[u8], credentials: Option<&Credentials>) -> Result<(Asked, Wish), Own> {
-    let head = RequestHead::parse(head).map_err(|bad| bad_head(&bad))?;
+    let head = RequestHead::parse(head).map_err(bad_head)?;
     let asked = asked(&head)?;
     if !is_authorized(&head.fields, credentials) {
         return Ok((asked, Wish::Answer(Own::credentials())));
@@ -50,7 +51,7 @@ pub(super) fn judge(head: &[u8], credentials: Option<&Credentials>) -> Result<(A
     Ok((asked, wish))
 }
 
-fn bad_head(bad: &BadHead) -> Own {
+fn bad_head(bad: BadHead) -> Own {
     match bad {
         BadHead::TooManyFields => {
             Own::plain(431, &format!("the request has more than {MAX_FIELDS} header fields"))
@@ -119,10 +120,7 @@ fn framing(head: &RequestHead<'_>) -> Result<Framing, Own> {
     }
 }
 
-pub(in crate::proxy) fn is_authorized(
-    fields: &Fields<'_>,
-    credentials: Option<&Credentials>,
-) -> bool {
+fn is_authorized(fields: &Fields<'_>, credentials: Option<&Credentials>) -> bool {
     let Some(known) = credentials else {
         return true;
     };
