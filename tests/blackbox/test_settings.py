@@ -160,7 +160,7 @@ def test_a_host_listens_there_and_nowhere_else(start):
 
 def test_without_a_listen_address_it_is_port_8443(required):
     settings = required | {"GATEWAY_LISTEN_ADDR": None}
-    code, out, _ = run_to_exit(settings, "gateway", "--check")
+    code, out, _ = run_to_exit(settings, "gateway", "--check", "--all")
     assert code == 0 and ":8443" in out
 
 
@@ -316,7 +316,7 @@ def test_an_error_shows_no_secret(required):
 def test_check_prints_the_resolved_values_and_hides_the_secret(required, yaml):
     settings = required | {"BACKEND_GATEWAY_SECRET": "top-secret-value", "GATEWAY_MAX_STREAMS": 77, "BACKEND_TIMEOUT": "1m30s",
                            "GATEWAY_CONFIG_PATH": yaml("metrics_path: /from-yaml\nmax_streams_per_session: 55\n")}
-    code, out, err = run_to_exit(settings, "gateway", "--check")
+    code, out, err = run_to_exit(settings, "gateway", "--check", "--all")
     assert code == 0, err
     for key in FOUNDING:
         assert key in out, f"{key} is missing in:\n{out}"
@@ -324,6 +324,32 @@ def test_check_prints_the_resolved_values_and_hides_the_secret(required, yaml):
         assert value in out, f"{value} is missing in:\n{out}"
     assert "top-secret-value" not in out + err
     assert not re.search(r"\b55\b", out), f"the value that lost is shown:\n{out}"
+
+
+def test_check_alone_shows_what_was_set_and_ends_with_a_verdict(required):
+    code, out, err = run_to_exit(required | {"GATEWAY_MAX_STREAMS": 77}, "gateway", "--check")
+    assert code == 0 and "max_streams_per_session = 77" in out and "log_format" not in out, out + err
+    assert "certificate: localhost" in out and out.splitlines()[-1].startswith("OK:"), out
+    assert not run_to_exit(required, "gateway", "--all")[0] == 0
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({}, ["GATEWAY_UPSTREAM_MODE", "GATEWAY_ADMIN_ADDR"]), ({"GATEWAY_UPSTREAM_MODE": "fake"}, ["GATEWAY_ADMIN_ADDR"]),
+    ({"GATEWAY_UPSTREAM_MODE": "fake", "GATEWAY_ADMIN_ADDR": "127.0.0.1:1"}, []),
+    ({"GATEWAY_UPSTREAM_MODE": "fake", "GATEWAY_ADMIN_ADDR": "127.0.0.1:1", "BACKEND_GATEWAY_SECRET": "'s3cret'"}, ["backend_secret"]),
+], ids=["nothing chosen", "mode chosen", "both chosen", "a secret in quotation marks"])
+def test_check_warns_of_what_is_hardly_meant(required, settings, words):
+    code, out, err = run_to_exit(required | settings, "gateway", "--check")
+    warnings = [line for line in err.splitlines() if "warning:" in line]
+    assert code == 0 and len(warnings) == len(words) and all(word in err for word in words), err
+    assert "s3cret" not in out + err
+
+
+def test_the_start_warns_of_the_default_mode_and_names_it_as_the_setting_does(start):
+    gateway = start()
+    gateway.says('"upstream":"fake"')
+    gateway.says("upstream_mode was not set and is fake", times=1)
+    gateway.says("/healthz and /readyz are served to everybody", times=1)
 
 
 def test_check_refuses_what_the_start_refuses(required):
@@ -349,7 +375,12 @@ def test_help_names_the_subcommand_and_the_settings(required):
     code, out, _ = run_to_exit({}, "--help")
     assert code == 0 and "gateway" in out
     code, out, _ = run_to_exit({}, "gateway", "--help")
-    assert code == 0 and "GATEWAY_LISTEN_ADDR" in out and "--check" in out
+    assert code == 0 and "GATEWAY_LISTEN_ADDR" in out and "--check" in out and "GATEWAY_MAX_HANDSHAKES" in out
+    code, short, _ = run_to_exit({}, "gateway", "-h")
+    assert code == 0 and "GATEWAY_LISTEN_ADDR" in short and "GATEWAY_MAX_HANDSHAKES" not in short
+    for command in (["connect"], ["backend"], ["upstream", "test"]):
+        short, long = (run_to_exit({}, *command, flag)[1] for flag in ("-h", "--help"))
+        assert len(short.splitlines()) < len(long.splitlines()) and "--help" in short, command
 
 
 def test_an_unknown_flag_is_refused(required):

@@ -6,8 +6,7 @@ mod nodes;
 mod tests;
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,8 +21,10 @@ use httvps_backend::{
     StoreError, SubscriptionEnd, Token, serve,
 };
 use httvps_gateway::log;
+use httvps_text::{TextError, without_mark_str};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use zeroize::Zeroizing;
 
 use crate::{print, signals};
 
@@ -368,14 +369,9 @@ fn gateway_secret(file: Option<&Path>) -> Result<Option<GatewaySecret>, Failure>
         )
         .usage()
     })?;
-    Ok(GatewaySecret::new(text).ok())
+    Ok(GatewaySecret::new(without_mark_str(text)).ok())
 }
 
-fn read_secret(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_SECRET_LEN + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_SECRET_LEN {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 8 KiB"));
-    }
-    Ok(text)
+fn read_secret(path: &Path) -> Result<Zeroizing<String>, TextError> {
+    httvps_text::read_file(path, MAX_SECRET_LEN)
 }

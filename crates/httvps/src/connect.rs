@@ -7,8 +7,8 @@ use crate::signals::Ending;
 use clap::{Args, ValueEnum};
 use httvps_client::proxy::{Accept, Rejected, ReportRejected};
 use httvps_client::{
-    BadRequestHeader, Bind, CertificateFault, Client, Config, ConnectError, Event, GatewayUrl,
-    RequestHeader, Step, Target, Trust, forward, proxy, socket,
+    BadRequestHeader, Bind, Client, Config, ConnectError, Event, GatewayUrl, RequestHeader, Step,
+    Target, Trust, forward, proxy, socket,
 };
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -48,7 +48,7 @@ Exit status: 0 ended by a signal, 1 a file or port cannot be used, 2 wrong usage
 /// (CONNECT, UDP ASSOCIATE) and HTTP proxy (CONNECT and http:// requests) share one port. Host names are resolved
 /// by the gateway, not here.
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = "More, with examples: httvps connect --help", after_long_help = EXAMPLES)]
 pub(crate) struct ConnectArgs {
     /// The gateway: `wss://HOST[:PORT][/PATH]`; the path is /ws if none is given
     #[arg(long, value_name = "URL", env = "HTTVPS_GATEWAY")]
@@ -59,7 +59,8 @@ pub(crate) struct ConnectArgs {
     /// File with the device's token; spaces and line ends around it do not matter
     #[arg(long, value_name = "FILE", env = "HTTVPS_TOKEN_FILE")]
     token_file: Option<PathBuf>,
-    /// PEM file with the certificate authorities to trust, instead of the system's
+    /// PEM file with the certificate authorities to trust, instead of the system's, or with the
+    /// gateway's own certificate
     #[arg(long, value_name = "FILE", env = "HTTVPS_CA", conflicts_with = "insecure")]
     ca: Option<PathBuf>,
     /// DANGEROUS: accept any certificate; whoever is on the way can read everything
@@ -455,7 +456,7 @@ impl fmt::Display for Hint<'_> {
             ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } => {
                 "; check this machine's network and any firewall on the way"
             }
-            ConnectError::Certificate { fault: CertificateFault::UnknownIssuer, .. } => {
+            ConnectError::Certificate { fault, .. } if fault.remedy().is_empty() => {
                 "; name a private authority, or the gateway's own certificate, with --ca"
             }
             ConnectError::Certificate { fault, .. } => return write!(f, "; {}", fault.remedy()),

@@ -4,7 +4,7 @@ mod demo_page;
 
 use crate::connect::open_proxy;
 use crate::print::{self, fail};
-use crate::{dev_certificates, signals};
+use crate::{dev_certificates, secrets, signals};
 use clap::Args;
 use httvps_backend::{Backend, NewDevice, ServeOptions, Store};
 use httvps_client::proxy::{self, Accept};
@@ -224,9 +224,7 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
 }
 
 fn read_token(path: &Path) -> Result<Secret, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    Ok(Secret::new(text.trim().to_owned()))
+    secrets::read(path).map(|token| secrets::trimmed(&token))
 }
 
 fn start_proxy(

@@ -7,6 +7,7 @@ mod dev_certificates;
 mod gateway;
 mod memory;
 mod print;
+mod secrets;
 mod signals;
 mod upstream;
 

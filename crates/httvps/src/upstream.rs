@@ -4,7 +4,6 @@ use crate::print::{self, fail};
 use clap::{Args, Subcommand};
 use httvps_gateway::nodes::test_key;
 use httvps_proto::Target;
-use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,7 +40,7 @@ enum UpstreamCommand {
 /// Connects, asks a web server for its head over a stream, and a name server in a datagram, and says
 /// what works, how long it took, or what is wrong. The password is not printed.
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = "More, with examples: httvps upstream test --help", after_long_help = EXAMPLES)]
 struct TestArgs {
     /// ss://…, ssconf://…, https://…, or a proxy: socks5://, http:// or https:// with
     /// HOST:PORT, and USER:PASSWORD@ before it if need be; - reads it from standard input
@@ -73,10 +72,10 @@ pub(crate) async fn run(args: UpstreamArgs) -> ExitCode {
 async fn test(args: TestArgs) -> ExitCode {
     let mut key = args.key;
     if key == "-" {
-        key.clear();
-        if let Err(error) = std::io::stdin().take(MAX_KEY_LEN).read_to_string(&mut key) {
-            return fail(format_args!("standard input cannot be read: {error}"));
-        }
+        key = match httvps_text::read(std::io::stdin(), MAX_KEY_LEN) {
+            Ok(text) => text.to_string(),
+            Err(error) => return fail(format_args!("standard input {error}")),
+        };
     }
     let timeout = Duration::from_secs(args.timeout);
     let report = test_key(&key, args.ca_file.as_deref(), &args.target, &args.dns, timeout).await;

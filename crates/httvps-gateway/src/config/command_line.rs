@@ -8,6 +8,23 @@ use clap::{Arg, Command};
 /// The id and the name of the flag that names the YAML file.
 pub(super) const CONFIG_FLAG: &str = "config";
 
+/// The settings of `-h`; `--help` shows all.
+const COMMON: &[&str] = &[
+    "listen_addr",
+    "admin_addr",
+    "tls_cert_path",
+    "tls_key_path",
+    "backend_base_url",
+    "upstream_mode",
+    "outline_nodes_path",
+    "log_level",
+    "log_format",
+];
+
+fn first_sentence(text: &str) -> &str {
+    text.find(". ").map_or(text, |end| &text[..=end])
+}
+
 /// Adds `--config` and a flag for every setting that is not a secret, in the groups of the
 /// reference page.
 ///
@@ -31,7 +48,9 @@ pub fn clap_args(command: Command) -> Command {
             .value_name(setting.placeholder)
             .value_parser(OsStringValueParser::new())
             .help_heading(setting.group)
-            .help(format!("{} {origins}", setting.description()));
+            .help(format!("{} {origins}", first_sentence(&setting.description())))
+            .long_help(format!("{} {origins}", setting.description()))
+            .hide_short_help(!COMMON.contains(&setting.key));
         Some(flag)
     });
     command.arg(config).args(flags).next_help_heading("Options")

@@ -66,7 +66,8 @@ impl fmt::Display for CertError {
             ),
             Self::UnusableCertificate(path) => write!(
                 f,
-                "the first certificate in {} cannot be parsed; accepted: X.509 version 3",
+                "the first certificate in {} cannot be used: it is damaged, of X.509 version 1, or has a \
+                 critical extension that is not known; accepted: X.509 version 3",
                 path.display()
             ),
             Self::Mismatch(source) => write!(

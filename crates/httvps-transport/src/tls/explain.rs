@@ -29,7 +29,7 @@ pub enum CertificateFault {
     BadIssuer,
     /// A signature in the chain is of a kind that is not accepted.
     WeakSignature,
-    /// A signature in the chain is wrong.
+    /// A signature in the chain is wrong: most often of another authority with the same name.
     BadSignature,
     /// It was revoked.
     Revoked,
@@ -62,7 +62,9 @@ impl CertificateFault {
             Self::WeakSignature => {
                 "the chain of the server's certificate has a signature of a kind that is not accepted, such as SHA-1"
             }
-            Self::BadSignature => "the signature of the server's certificate is wrong",
+            Self::BadSignature => {
+                "the server's certificate is not signed by the authority that is trusted here under the name of its issuer"
+            }
             Self::Revoked => "the server's certificate has been revoked",
             Self::CriticalExtension => {
                 "the server's certificate has a critical extension that is not known here"
@@ -79,7 +81,7 @@ impl CertificateFault {
     /// the remedy.
     pub const fn remedy(self) -> &'static str {
         match self {
-            Self::UnknownIssuer => "",
+            Self::UnknownIssuer | Self::IsAuthority | Self::BadSignature => "",
             Self::Expired => {
                 "the server's operator has to renew it, unless the clock of this machine is wrong"
             }
@@ -91,9 +93,6 @@ impl CertificateFault {
                 "it has to be issued with a subjectAltName; the common name (CN) does not count"
             }
             Self::WrongPurpose => "its extended key usage has to have serverAuth in it",
-            Self::IsAuthority => {
-                "trust exactly this certificate, or issue one for the server with CA:FALSE"
-            }
             Self::BadIssuer => {
                 "its issuer has to be an authority (CA:TRUE) without limits against it"
             }
@@ -102,9 +101,6 @@ impl CertificateFault {
                 "it has to be issued again, as X.509 version 3 with a subjectAltName"
             }
             Self::CriticalExtension => "it has to be issued again without that extension",
-            Self::BadSignature => {
-                "the trusted authority has perhaps been replaced by another of the same name"
-            }
             Self::Revoked | Self::Missing | Self::Other => {
                 "the server's operator has to see to it; openssl s_client -showcerts shows it"
             }
@@ -301,6 +297,7 @@ mod tests {
                 F::WrongName,
                 "asked for a.example, it names b.example, 192.0.2.1",
             ),
+            (E::BadSignature, F::BadSignature, "not signed by the authority"),
             (named(&[]), F::Nameless, "subjectAltName"),
             (weak, F::WeakSignature, "SHA-1"),
             (purpose, F::WrongPurpose, "not meant for a server"),
@@ -321,7 +318,10 @@ mod tests {
             );
             let fault = certificate_fault(&error).unwrap();
             assert_eq!(fault, expected);
-            assert_eq!(fault.remedy().is_empty(), fault == F::UnknownIssuer);
+            assert_eq!(
+                fault.remedy().is_empty(),
+                matches!(fault, F::UnknownIssuer | F::IsAuthority | F::BadSignature)
+            );
         }
     }
 

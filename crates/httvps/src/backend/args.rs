@@ -36,7 +36,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage.";
 /// subscription, and the SHA-256 of a token. Only the statuses `active` and `trialing` let a device
 /// in, and only until the subscription's end.
 #[derive(Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = "More, with examples: httvps backend --help", after_long_help = EXAMPLES)]
 pub(crate) struct BackendArgs {
     #[command(subcommand)]
     pub(super) command: BackendCommand,

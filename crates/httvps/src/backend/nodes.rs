@@ -1,6 +1,6 @@
 //! `httvps backend …-node`: the Outline nodes in the file of devices.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
@@ -166,8 +166,7 @@ fn secret_line(path: &Path) -> Result<String, Failure> {
         .usage()
     };
     let text = if path.as_os_str() == "-" {
-        let mut text = String::new();
-        io::stdin().take(MAX_KEY_LEN).read_to_string(&mut text).map(|_| text)
+        httvps_text::read(io::stdin(), MAX_KEY_LEN)
     } else {
         read_secret(path)
     };

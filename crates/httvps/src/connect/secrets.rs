@@ -1,18 +1,14 @@
 //! The device's name, its token and the proxy's password, and what is likely to be wrong with them.
 
 use super::{ConnectArgs, Level, Voice};
+use crate::secrets;
 use httvps_client::Secret;
 use httvps_client::proxy::Credentials;
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 /// The environment variable with the token itself. There is no flag: other users of the machine
 /// can see flags.
 const TOKEN_VARIABLE: &str = "HTTVPS_TOKEN";
-
-/// Largest token or password file, in bytes; a gateway takes no token beyond 8 KiB.
-const MAX_SECRET_FILE: u64 = 16 * 1024;
 
 /// The device's name. What a file of variables easily adds to it is refused, or at least told, since
 /// the backend only says that it does not know the device.
@@ -51,7 +47,7 @@ pub(super) fn token(args: &ConnectArgs, voice: &Voice) -> Result<Secret, String>
     let variable = || std::env::var(TOKEN_VARIABLE).ok().map(Secret::new);
     let token = match &args.token_file {
         Some(file) => {
-            let token = read_secret(file)?;
+            let token = secrets::read(file)?;
             if is_readable_by_all(file) {
                 voice.say(
                     Level::Warn,
@@ -65,7 +61,7 @@ pub(super) fn token(args: &ConnectArgs, voice: &Voice) -> Result<Secret, String>
         }
         None => variable(),
     };
-    let token = token.map(|token| Secret::new(token.expose().trim().to_owned()));
+    let token = token.as_ref().map(secrets::trimmed);
     if let Some(token) = &token {
         if token.expose().contains('\n') {
             return Err("the token has more than one line; its file holds the token alone".into());
@@ -90,7 +86,7 @@ pub(super) fn credentials(args: &ConnectArgs) -> Result<Option<Credentials>, Str
     let (Some(user), Some(file)) = (&args.proxy_user, &args.proxy_password_file) else {
         return Ok(None);
     };
-    let password = read_secret(file)?;
+    let password = secrets::read(file)?;
     let password = Secret::new(password.expose().trim_end_matches(['\r', '\n']).to_owned());
     let is_carried = |text: &str| (1..=255).contains(&text.len());
     if !is_carried(user) || !is_carried(password.expose()) || user.contains(':') {
@@ -99,17 +95,6 @@ pub(super) fn credentials(args: &ConnectArgs) -> Result<Option<Credentials>, Str
             .into());
     }
     Ok(Some(Credentials::new(Secret::new(user.clone()), password)))
-}
-
-fn read_secret(path: &Path) -> Result<Secret, String> {
-    let shown = path.display();
-    let file = File::open(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    let mut text = String::new();
-    match file.take(MAX_SECRET_FILE + 1).read_to_string(&mut text) {
-        Ok(n) if n as u64 > MAX_SECRET_FILE => Err(format!("{shown} is larger than 16 KiB")),
-        Ok(_) => Ok(Secret::new(text)),
-        Err(error) => Err(format!("cannot read {shown}: {error}")),
-    }
 }
 
 fn is_readable_by_all(path: &Path) -> bool {
@@ -153,7 +138,7 @@ mod tests {
             let words = refused(id, token);
             assert!(words.contains(part) && !words.contains("hunter2"), "{words}");
         }
-        let (_folder, args) = arguments("dev-1", "hunter2\r\n");
+        let (_folder, args) = arguments("dev-1", "\u{feff}hunter2\r\n");
         let voice = Voice::new(&args);
         assert_eq!(device_id(&args, &voice).unwrap(), "dev-1");
         assert_eq!(

@@ -163,4 +163,7 @@ fn flags_come_from_the_command_line_in_groups() {
         assert!(help.contains(&format!("{}:\n", setting.group)));
     }
     assert!(help.contains("--config <FILE>") && help.contains("GATEWAY_CONFIG_PATH"));
+    let short = command().render_help().to_string();
+    assert!(short.contains("--upstream-mode") && !short.contains("--max-handshakes"), "{short}");
+    assert!(short.lines().count() < 60, "{} lines", short.lines().count());
 }
