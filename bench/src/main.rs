@@ -8,6 +8,7 @@ mod backend;
 mod echo;
 mod frames;
 mod handshakes;
+mod hostile;
 mod idle;
 mod instructions;
 mod outline;
@@ -58,6 +59,8 @@ struct Args {
     instructions: bool,
     #[command(flatten)]
     tunnel: tunnel::Options,
+    #[command(flatten)]
+    hostile: hostile::Options,
     /// Measure the way out by an Outline node, with this `ssserver` program, instead
     #[arg(long, value_name = "FILE")]
     outline: Option<PathBuf>,
@@ -125,6 +128,10 @@ fn run(args: &Args) -> io::Result<String> {
         }
         if let Some(ssserver) = &args.outline {
             return outline::measure(&rig, &Plan::new(args), ssserver, args.json, args.smoke).await;
+        }
+        if args.hostile.hostile {
+            let length = (args.smoke, args.rounds, args.measured());
+            return hostile::measure(&rig, &args.hostile, length, args.json).await;
         }
         let mut samples = Samples::default();
         let mut page = report::machine(rig.haproxy()) + "\n\n";

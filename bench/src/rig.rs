@@ -73,7 +73,8 @@ impl Rig {
         self.gateway_with(KeyExchange::X25519, &[], &settings)
     }
 
-    fn gateway_with(
+    /// A fresh gateway with these settings.
+    pub(crate) fn gateway_with(
         &self,
         key_exchange: KeyExchange,
         wrapper: &[&str],

@@ -37,7 +37,7 @@ pub(crate) async fn run(
     length: Length,
 ) -> io::Result<Reached> {
     let (server, endpoint) = rig.direct_gateway()?;
-    let line = start(endpoint.address(), mbit).await?;
+    let line = start(endpoint.address(), mbit, DELAY).await?;
     let chain = chain::httvps(rig, server, line, targets)?;
     let bulk = load::bulk(&chain, targets, direction, 1, length).await?;
     let tunnel = load::gbit(bulk.gib(), bulk.used.seconds);
@@ -55,7 +55,7 @@ async fn plain_tls(
 ) -> io::Result<f64> {
     let (acceptor, counted) = (plain::acceptor(rig.folder())?, moved.clone());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let line = start(listener.local_addr()?, mbit).await?;
+    let line = start(listener.local_addr()?, mbit, DELAY).await?;
     let server = async {
         let stream = acceptor.accept(listener.accept().await?.0).await?;
         target::serve(stream, counted).await
@@ -76,9 +76,9 @@ async fn plain_tls(
     }
 }
 
-/// A proxy to `to`. Each direction carries `mbit` and holds what is under way on such a line and as
+/// A proxy to `to`. Each direction takes `delay`, carries `mbit` and holds what is under way on such a line and as
 /// much again; more waits in the sockets.
-async fn start(to: SocketAddr, mbit: u32) -> io::Result<SocketAddr> {
+pub(crate) async fn start(to: SocketAddr, mbit: u32, delay: Duration) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
@@ -88,7 +88,11 @@ async fn start(to: SocketAddr, mbit: u32) -> io::Result<SocketAddr> {
                 near.set_nodelay(true)?;
                 far.set_nodelay(true)?;
                 let (near, far) = (near.into_split(), far.into_split());
-                tokio::try_join!(carry(near.0, far.1, mbit), carry(far.0, near.1, mbit)).map(drop)
+                tokio::try_join!(
+                    carry(near.0, far.1, mbit, delay),
+                    carry(far.0, near.1, mbit, delay)
+                )
+                .map(drop)
             });
         }
     });
@@ -102,9 +106,14 @@ struct Piece {
     _room: OwnedSemaphorePermit,
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mbit: u32) -> io::Result<()> {
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mbit: u32,
+    delay: Duration,
+) -> io::Result<()> {
     let bytes_per_second = f64::from(mbit) * 1e6 / 8.0;
-    let under_way = (bytes_per_second * DELAY.as_secs_f64()) as usize;
+    let under_way = (bytes_per_second * delay.as_secs_f64()) as usize;
     let most = 2 * under_way + PIECE;
     let room = Arc::new(Semaphore::new(most));
     // The bytes bound it before the pieces do.
@@ -122,7 +131,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mbit: u32) -> io
             let taken = Duration::from_secs_f64(length as f64 / bytes_per_second);
             is_free = is_free.max(Instant::now()) + taken;
             let piece =
-                Piece { due: is_free + DELAY, bytes, _room: place.map_err(io::Error::other)? };
+                Piece { due: is_free + delay, bytes, _room: place.map_err(io::Error::other)? };
             if line.send(piece).await.is_err() {
                 return Ok(());
             }

@@ -21,7 +21,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use target::{Direction, Targets};
 
+pub(crate) use delay::start as start_line;
 pub(crate) use report::markdown;
+pub(crate) use v2::{Tunnel, frame};
 
 /// Descriptors that the load generator and the gateway need beside those of sessions and streams.
 const OTHER_FILES: usize = 200;

@@ -10,11 +10,15 @@ const DATA: u8 = 0x03;
 const FINISH: u8 = 0x04;
 const RESET: u8 = 0x05;
 const CREDIT: u8 = 0x06;
+const PING: u8 = 0x08;
+const PONG: u8 = 0x09;
 
 /// Bytes of a frame's header.
 const HEADER: usize = 8;
 /// Kind of a stream of bytes.
 const BYTES: u8 = 1;
+/// Kind of a stream of datagrams.
+const DATAGRAMS: u8 = 2;
 /// Credit that a stream, and the session, begins with.
 const STREAM_CREDIT: usize = 64 * 1024;
 const SESSION_CREDIT: usize = 256 * 1024;
@@ -52,7 +56,7 @@ impl Tunnel {
         let mut frames = frame(OPEN, id, &payload);
         let mut sent = 0;
         self.received = 0;
-        while self.received < bytes {
+        while self.received < bytes || !frames.is_empty() {
             let room = self.credit[&id].min(self.credit[&0]);
             let length = room.min(bytes - sent).min(PIECE);
             if length > 0 {
@@ -69,6 +73,64 @@ impl Tunnel {
             }
         }
         Ok(id)
+    }
+
+    /// Moves so many bytes to an echo and back over a stream that is open.
+    pub(crate) async fn again(&mut self, id: u32, bytes: usize) -> io::Result<()> {
+        self.received = 0;
+        self.spend(id, bytes);
+        self.session.send_binary(&frame(DATA, id, &vec![0x5a; bytes])).await?;
+        while self.received < bytes {
+            self.receive().await?;
+        }
+        Ok(())
+    }
+
+    /// The stream that was opened last, or a new one to `target`.
+    pub(crate) async fn last(&mut self, target: SocketAddr) -> io::Result<u32> {
+        if self.last_id == 0 { self.echo(target, 0).await } else { Ok(self.last_id) }
+    }
+
+    /// Opens a stream of datagrams.
+    pub(crate) async fn open_datagrams(&mut self, target: SocketAddr) -> io::Result<u32> {
+        self.last_id += 1;
+        let mut payload = vec![DATAGRAMS];
+        payload.extend(target.to_string().bytes());
+        self.session.send_binary(&frame(OPEN, self.last_id, &payload)).await?;
+        Ok(self.last_id)
+    }
+
+    /// Sends as much as the credit of a stream allows in frames of [`PIECE`], else waits for more; gives how much.
+    pub(crate) async fn pour(&mut self, id: u32) -> io::Result<usize> {
+        let room = self.credit[&id].min(self.credit[&0]).min(16 * PIECE);
+        if room == 0 {
+            return self.receive().await.map(|()| 0);
+        }
+        let payload = vec![0x5a; room];
+        let frames: Vec<u8> =
+            payload.chunks(PIECE).flat_map(|piece| frame(DATA, id, piece)).collect();
+        self.spend(id, room);
+        self.session.send_binary(&frames).await?;
+        // Credit and questions that have come meanwhile are not waited for.
+        while let Some(received) = self.receive_now().await {
+            received?;
+        }
+        Ok(room)
+    }
+
+    /// Spends the credit of a stream in frames of one byte, one message, and waits for more.
+    pub(crate) async fn drip(&mut self, id: u32) -> io::Result<()> {
+        let room = self.credit[&id].min(self.credit[&0]);
+        if room > 0 {
+            self.spend(id, room);
+            self.session.send_binary(&frame(DATA, id, b"x").repeat(room)).await?;
+        }
+        self.receive().await
+    }
+
+    /// Gives up what is known of streams and credit.
+    pub(crate) fn into_session(self) -> Session {
+        self.session
     }
 
     /// Finishes a stream and waits until the target has done so too: the stream is over.
@@ -90,10 +152,27 @@ impl Tunnel {
         }
     }
 
+    /// Takes a message that has come already.
+    async fn receive_now(&mut self) -> Option<io::Result<()>> {
+        let message = tokio::select! {
+            biased;
+            message = self.session.message() => message,
+            () = std::future::ready(()) => return None,
+        };
+        Some(match message {
+            Ok(message) => self.take(&message).await,
+            Err(error) => Err(error),
+        })
+    }
+
     /// Takes the next message and grants again what it brought.
     async fn receive(&mut self) -> io::Result<()> {
         let message = self.session.message().await?;
-        let (mut rest, mut grants) = (&message[..], Vec::new());
+        self.take(&message).await
+    }
+
+    async fn take(&mut self, message: &[u8]) -> io::Result<()> {
+        let (mut rest, mut grants) = (message, Vec::new());
         while let Some((header, behind)) = rest.split_first_chunk::<HEADER>() {
             let [kind, l0, l1, l2, id @ ..] = *header;
             let (length, id) = (u32::from_be_bytes([0, l0, l1, l2]), u32::from_be_bytes(id));
@@ -110,6 +189,7 @@ impl Tunnel {
                     let more = u32::from_be_bytes([a, b, c, d]) as usize;
                     self.credit.entry(id).and_modify(|credit| *credit += more);
                 }
+                (PING, _) => grants.extend(frame(PONG, 0, payload)),
                 (FINISH, _) => self.is_finished = true,
                 (RESET, _) => {
                     let words = String::from_utf8_lossy(payload.get(1..).unwrap_or_default());
@@ -122,7 +202,8 @@ impl Tunnel {
     }
 }
 
-fn frame(kind: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+/// A frame of the second wire format.
+pub(crate) fn frame(kind: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes().to_vec();
     frame[0] = kind;
     frame.extend(id.to_be_bytes());
