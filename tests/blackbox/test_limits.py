@@ -1,11 +1,14 @@
 """Every limit that bites says so: its name, which is its settings key, appears in a metric or in the log."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from rig.backend import Answer, allowed
 from rig.client import Device, fresh_device, hello, login, stream_close, stream_data, stream_open
 from rig.poll import eventually
-from rig.targets import Target, full_backlog, silent
+from rig.targets import Sink, Target, full_backlog, silent
+from rig.v2 import enter
 from rig.wire import CONTINUATION, TEXT, UPGRADE, Ended, Wire, request_bytes, wire_login
 
 DIRECT = {"GATEWAY_UPSTREAM_MODE": "direct", "GATEWAY_EGRESS_ALLOW": "127.0.0.0/8"}
@@ -69,6 +72,77 @@ def test_max_sessions_per_device(start):
     with login(gateway) as device:
         first(gateway, hello(device.device_id))
         says(gateway, "max_sessions_per_device")
+
+
+def test_max_sessions_per_device_is_64_unless_it_is_set(start):
+    gateway, name = start(), fresh_device()
+    with ExitStack() as stack:
+        for _ in range(64):
+            stack.enter_context(login(gateway, name))
+        first(gateway, hello(name))
+        says(gateway, "max_sessions_per_device")
+        stack.enter_context(login(gateway))
+
+
+def test_max_streams_per_device_counts_all_of_its_sessions(start):
+    gateway, name = start(GATEWAY_MAX_STREAMS=2, GATEWAY_MAX_STREAMS_PER_DEVICE=3), fresh_device()
+    with login(gateway, name) as one, enter(gateway, device_id=name) as two, login(gateway) as other:
+        one.send(stream_open("a"), stream_open("b"))
+        one.until_pong()
+        two.open()
+        full = two.open()
+        two.pump(lambda: two.streams[full].reset)
+        assert two.streams[full].reset == "limit"
+        says(gateway, "max_streams_per_device")
+        other.send(stream_open("a"))
+        other.lives()
+        one.send(stream_close("a"))
+        one.until_pong()
+        free = two.open()
+        two.round_trip()
+        assert not two.streams[free].reset
+        one.send(stream_open("c"))
+        assert one.expect_error("stream_error", "c")["reason"] == "stream_limit"
+        one.until_pong()
+
+
+def test_max_device_opens_per_second_outlasts_the_session(start):
+    gateway, name = start(GATEWAY_MAX_STREAM_OPENS_PER_SECOND=1, GATEWAY_MAX_STREAM_OPEN_BURST=4,
+                          GATEWAY_MAX_DEVICE_OPENS_PER_SECOND=1, GATEWAY_MAX_DEVICE_OPEN_BURST=4), fresh_device()
+    with login(gateway, name) as device:
+        device.send(*(stream_open(f"{number}") for number in range(4)))
+        device.until_pong()
+    eventually(lambda: gateway.metric("active_sessions") == 0, what="it has left")
+    with login(gateway, name) as device:
+        device.send(*(stream_open(f"{number}") for number in range(4)))
+        device.expect_error("stream_error")
+    says(gateway, "max_device_opens_per_second")
+
+
+def test_max_descriptors_per_device(start):
+    gateway, name = start(**DIRECT, GATEWAY_MAX_DESCRIPTORS_PER_DEVICE=3), fresh_device()
+    with Target(silent) as target, login(gateway, name) as device, login(gateway) as other:
+        device.send(*(stream_open(f"{number}", target.address) for number in range(3)))
+        device.expect_error("stream_error", "2")
+        says(gateway, "max_descriptors_per_device")
+        other.send(stream_open("a", target.address))
+        other.until_pong()
+
+
+@pytest.mark.parametrize("limit", ["max_deliveries", "max_deliveries_per_device"])
+def test_a_stream_without_a_place_for_its_delivery_ends_in_order(start, limit):
+    """One stream takes the only place: its target does not answer. What the kernel has of another arrives all the same."""
+    gateway, name = start(**DIRECT, **{f"GATEWAY_{limit.upper()}": 1}), fresh_device()
+    sink, payload = Sink(), b"p" * 40_000
+    with full_backlog() as address, Target(sink) as target, login(gateway, name) as device:
+        device.send(stream_open("stuck", address), stream_data("stuck", b"x"), stream_close("stuck"))
+        device.send(stream_open("a", target.address))
+        eventually(lambda: target.accepted, what="the target is reached")
+        device.send(stream_data("a", payload))
+        device.until_pong()
+        device.send(stream_close("a"))
+        assert sink.ended.wait(10) and (sink.how, bytes(sink.received)) == ("eof", payload)
+    says(gateway, limit)
 
 
 @pytest.mark.parametrize("limit, frame", [

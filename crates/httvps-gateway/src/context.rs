@@ -3,6 +3,7 @@
 use crate::admission::Admission;
 use crate::backend::BackendClient;
 use crate::config::Config;
+use crate::device::DeviceLimits;
 use crate::metrics::Metrics;
 use crate::nodes::{Outline, OutlineSetup};
 use crate::registry::Registry;
@@ -41,8 +42,6 @@ pub(crate) struct Context {
     is_draining: AtomicBool,
 }
 
-/// Closed streams of all sessions whose last bytes may be on their way at once.
-const MAX_DELIVERIES: usize = 4096;
 /// Log lines about refused or failed handshakes, a second and at once: strangers cause them.
 const LOG_RATE: u32 = 50;
 const LOG_BURST: u32 = 500;
@@ -98,18 +97,21 @@ impl Context {
             max_stream_window: config.max_stream_window_bytes as u32,
             max_session_window: config.max_session_window_bytes as u32,
         };
+        let window_budget = v2::Budget::shared(config.window_budget_bytes);
+        let device_limits =
+            DeviceLimits::new(&config, window_budget.clone(), crate::overload::descriptor_limit());
         Self {
             limits: Arc::new(limits),
             window_limits,
-            window_budget: v2::Budget::shared(config.window_budget_bytes),
-            registry: Arc::default(),
+            window_budget,
+            registry: Arc::new(Registry::new(device_limits)),
             admission: Arc::new(Admission::new(
                 config.max_handshakes,
                 config.max_handshakes_per_source,
                 config.max_handshakes_per_source_exempt.clone(),
             )),
             tasks: TaskTracker::new(),
-            deliveries: Arc::new(Semaphore::new(MAX_DELIVERIES)),
+            deliveries: Arc::new(Semaphore::new(config.max_deliveries)),
             handshakes: CancellationToken::new(),
             log_budget: Mutex::new(Bucket::new(LOG_RATE, LOG_BURST, Instant::now())),
             is_draining: AtomicBool::new(false),

@@ -10,6 +10,7 @@ mod authorities;
 pub mod backend;
 pub mod config;
 mod context;
+mod device;
 mod dial;
 mod gateway;
 mod http;

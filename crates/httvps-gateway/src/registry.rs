@@ -2,26 +2,51 @@
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use httvps_upstream::LookupShare;
+use crate::device::{Descriptor, Device, DeviceLimits};
+use httvps_proto::Bucket;
 
 /// All authenticated sessions of the gateway.
 ///
 /// One lock, taken when a session begins, ends, or all are told something: never per message.
-#[derive(Default)]
 pub(crate) struct Registry {
+    pub(crate) limits: DeviceLimits,
     table: Mutex<Table>,
 }
+
+/// Devices without a session whose opened streams are remembered: those that left first are forgotten first.
+const MAX_LEFT: usize = 4096;
 
 #[derive(Default)]
 struct Table {
     sessions: Slab<Arc<Control>>,
     devices: HashMap<Arc<str>, Sessions>,
+    /// What devices that have left may open when they come back, for as long as it is less than they might.
+    left: HashMap<Arc<str>, (Instant, Bucket)>,
+    left_in_order: VecDeque<(Instant, Arc<str>)>,
+}
+
+impl Table {
+    /// Forgets the devices that might open as many streams as any, and so many more that there is one place.
+    fn forget_left(&mut self, now: Instant, refill: Duration) {
+        while let Some((at, id)) = self.left_in_order.front() {
+            let is_full = self.left_in_order.len() >= MAX_LEFT;
+            if !is_full && now.saturating_duration_since(*at) < refill {
+                return;
+            }
+            // It may have come and left again meanwhile.
+            if self.left.get(id).is_some_and(|(left_at, _)| left_at == at) {
+                self.left.remove(id);
+            }
+            self.left_in_order.pop_front();
+        }
+        (self.left, self.left_in_order) = Default::default();
+    }
 }
 
 /// The sessions of one device: how many there are, and what they share.
@@ -76,17 +101,8 @@ pub(crate) enum NoPlace {
     Sessions,
     /// The device has as many sessions as it may.
     SessionsOfDevice,
-}
-
-/// What the sessions of one device share.
-///
-/// It lasts as long as one of them, and as the delivery of one of their closed streams, which may still look its target
-/// up: a device that comes back finds the share that it left.
-pub(crate) struct Device {
-    registry: Arc<Registry>,
-    id: Arc<str>,
-    /// Bounds the names that are looked up for all of its streams at one time.
-    pub(crate) lookups: LookupShare,
+    /// The device has as many descriptors as it may.
+    DescriptorsOfDevice,
 }
 
 /// A session's place in the registry; given up when dropped.
@@ -94,6 +110,7 @@ pub(crate) struct Place {
     index: usize,
     pub(crate) control: Arc<Control>,
     pub(crate) device: Arc<Device>,
+    _descriptor: Descriptor,
 }
 
 impl Registry {
@@ -101,32 +118,69 @@ impl Registry {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn new(limits: DeviceLimits) -> Self {
+        Self { limits, table: Mutex::default() }
+    }
+
     /// Takes a place for a session of the device. A limit of 0 is none.
     pub(crate) fn enter(
         self: &Arc<Self>,
         device_id: &Arc<str>,
         max_sessions: usize,
-        max_per_device: usize,
+    ) -> Result<Place, NoPlace> {
+        // Given back behind the lock: dropping the last of a device takes it again.
+        let mut device = None;
+        let result = self.enter_with(device_id, max_sessions, &mut device);
+        drop(device);
+        result
+    }
+
+    fn enter_with(
+        self: &Arc<Self>,
+        device_id: &Arc<str>,
+        max_sessions: usize,
+        of_device: &mut Option<Arc<Device>>,
     ) -> Result<Place, NoPlace> {
         let mut table = self.table();
         if max_sessions > 0 && table.sessions.len() >= max_sessions {
             return Err(NoPlace::Sessions);
         }
-        if max_per_device > 0
-            && table.devices.get(device_id).is_some_and(|of| of.count >= max_per_device)
-        {
+        let count = table.devices.get(device_id).map_or(0, |of| of.count);
+        if count >= self.limits.sessions {
             return Err(NoPlace::SessionsOfDevice);
         }
+        let sessions = table.devices.entry(device_id.clone()).or_default();
+        let device = sessions.device.upgrade().unwrap_or_else(|| {
+            let left = table.left.remove(device_id);
+            let opens = left.map_or_else(|| self.limits.opens(Instant::now()), |(_, opens)| opens);
+            Arc::new(Device::new(self, device_id, opens))
+        });
+        *of_device = Some(device.clone());
+        let descriptor = device.take_descriptor().map_err(|_| NoPlace::DescriptorsOfDevice)?;
         let control = Arc::new(Control { order: AtomicU8::new(0), waker: AtomicWaker::new() });
         let index = table.sessions.insert(control.clone());
         let sessions = table.devices.entry(device_id.clone()).or_default();
         sessions.count += 1;
-        let device = sessions.device.upgrade().unwrap_or_else(|| {
-            let (registry, id) = (self.clone(), device_id.clone());
-            Arc::new(Device { registry, id, lookups: LookupShare::default() })
-        });
         sessions.device = Arc::downgrade(&device);
-        Ok(Place { index, control, device })
+        Ok(Place { index, control, device, _descriptor: descriptor })
+    }
+
+    /// Notes that the last of a device is gone, and remembers what it may open.
+    pub(crate) fn forget(&self, device_id: &Arc<str>, opens: Bucket, now: Instant) {
+        let mut table = self.table();
+        // It may be there anew, in the hands of a session that came in between.
+        if table.devices.get(device_id).is_none_or(|of| of.device.strong_count() == 0) {
+            table.devices.remove(device_id);
+            let refill = self.limits.refill();
+            if !refill.is_zero() {
+                table.forget_left(now, refill);
+                table.left.insert(device_id.clone(), (now, opens));
+                table.left_in_order.push_back((now, device_id.clone()));
+            }
+        }
+        if table.devices.is_empty() {
+            table.devices.shrink_to_fit();
+        }
     }
 
     /// Sessions there now.
@@ -174,46 +228,34 @@ impl Drop for Place {
     }
 }
 
-impl Drop for Device {
-    fn drop(&mut self) {
-        let mut table = self.registry.table();
-        // It may be there anew, in the hands of a session that came in between.
-        if table.devices.get(&self.id).is_some_and(|of| of.device.strong_count() == 0) {
-            table.devices.remove(&self.id);
-        }
-        if table.devices.is_empty() {
-            table.devices.shrink_to_fit();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn limits_hold_and_places_come_back() {
-        let registry = Arc::new(Registry::default());
+        let limits = DeviceLimits { sessions: 1, ..DeviceLimits::unlimited() };
+        let registry = Arc::new(Registry::new(limits));
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let first = registry.enter(&a, 2, 1).unwrap_or_else(|_| panic!("the first has a place"));
-        assert_eq!(registry.enter(&a, 2, 1).err(), Some(NoPlace::SessionsOfDevice));
-        let second = registry.enter(&b, 2, 1).unwrap_or_else(|_| panic!("another device has one"));
-        assert_eq!(registry.enter(&"c".into(), 2, 1).err(), Some(NoPlace::Sessions));
+        let first = registry.enter(&a, 2).unwrap_or_else(|_| panic!("the first has a place"));
+        assert_eq!(registry.enter(&a, 2).err(), Some(NoPlace::SessionsOfDevice));
+        let second = registry.enter(&b, 2).unwrap_or_else(|_| panic!("another device has one"));
+        assert_eq!(registry.enter(&"c".into(), 2).err(), Some(NoPlace::Sessions));
         drop(first);
         assert_eq!(registry.len(), 1);
-        assert!(registry.enter(&a, 2, 1).is_ok());
+        assert!(registry.enter(&a, 2).is_ok());
         drop(second);
         assert_eq!(registry.len(), 0);
         assert!(registry.table().devices.is_empty());
     }
 
     fn enter(registry: &Arc<Registry>, device: &str) -> Place {
-        registry.enter(&device.into(), 0, 0).unwrap_or_else(|_| panic!("no limit"))
+        registry.enter(&device.into(), 0).unwrap_or_else(|_| panic!("no limit"))
     }
 
     #[test]
     fn what_a_device_has_is_of_all_its_sessions_and_goes_with_the_last_that_needs_it() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(Registry::new(DeviceLimits::unlimited()));
         let (first, second, other) =
             (enter(&registry, "a"), enter(&registry, "a"), enter(&registry, "b"));
         assert!(Arc::ptr_eq(&first.device, &second.device));
@@ -229,7 +271,7 @@ mod tests {
 
     #[test]
     fn orders_only_get_stricter() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(Registry::new(DeviceLimits::unlimited()));
         let place = enter(&registry, "a");
         let waker = Waker::noop();
         assert_eq!(place.control.poll_order(waker), Order::None);
@@ -240,9 +282,45 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_spread_takes_its_time_and_a_single_session_none() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(Registry::new(DeviceLimits::unlimited()));
         let one = enter(&registry, "a");
         registry.order_spread(Order::Close, Duration::from_secs(10)).await;
         assert_eq!(one.control.poll_order(Waker::noop()), Order::Close);
+    }
+
+    fn opens(place: &Place, now: Instant) -> usize {
+        std::iter::from_fn(|| place.device.open_stream(false, now).ok()).count()
+    }
+
+    #[test]
+    fn what_a_device_may_open_is_no_more_for_coming_back() {
+        let limits = DeviceLimits { opens: (10, 20), ..DeviceLimits::unlimited() };
+        let registry = Arc::new(Registry::new(limits));
+        let start = Instant::now();
+        assert_eq!(opens(&enter(&registry, "a"), start), 20);
+        assert_eq!(opens(&enter(&registry, "b"), start), 20, "another device");
+        assert_eq!(opens(&enter(&registry, "a"), start), 0);
+        assert_eq!(opens(&enter(&registry, "a"), start + Duration::from_secs(1)), 10);
+        assert_eq!(opens(&enter(&registry, "a"), start + Duration::from_hours(1)), 20);
+    }
+
+    #[test]
+    fn devices_that_left_are_remembered_up_to_a_bound_and_until_it_means_nothing() {
+        let limits = DeviceLimits { opens: (10, 20), ..DeviceLimits::unlimited() };
+        let registry = Arc::new(Registry::new(limits));
+        let start = Instant::now();
+        for number in 0..MAX_LEFT + 10 {
+            let bucket = registry.limits.opens(start);
+            registry.forget(&number.to_string().into(), bucket, start);
+        }
+        {
+            let table = registry.table();
+            assert_eq!((table.left.len(), table.left_in_order.len()), (MAX_LEFT, MAX_LEFT));
+            assert!(!table.left.contains_key("0") && table.left.contains_key("10"));
+        }
+        let later = start + registry.limits.refill();
+        registry.forget(&"last".into(), registry.limits.opens(later), later);
+        let table = registry.table();
+        assert_eq!((table.left.len(), table.left_in_order.len()), (1, 1));
     }
 }

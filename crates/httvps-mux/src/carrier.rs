@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A [`Link`] over whatever it runs on.
 pub(crate) trait Carrier: Send {
+    fn begin_turn(&mut self, bytes: usize);
     fn poll_recv(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Event, LinkError>>;
     fn message(&mut self) -> (&mut [u8], LinkOutbox<'_>);
     fn outbox(&mut self) -> LinkOutbox<'_>;
@@ -22,6 +23,9 @@ pub(crate) trait Carrier: Send {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for Link<T> {
+    fn begin_turn(&mut self, bytes: usize) {
+        Self::begin_turn(self, bytes);
+    }
     fn poll_recv(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Event, LinkError>> {
         Self::poll_recv(self, cx, now)
     }

@@ -22,6 +22,7 @@ mod table;
 mod turns;
 mod v2;
 mod wire;
+mod work;
 
 pub use carry::{Carry, Local};
 pub use connection::{
@@ -33,3 +34,4 @@ pub use link::{CHUNK, FLUSH_AT, Link, LinkError, LinkOutbox, LinkTiming};
 pub use ready::{Ready, StreamWaker};
 pub use stream::{Stream, StreamFailure};
 pub use turns::{Pace, Turns};
+pub use work::{TURN, Work};

@@ -95,6 +95,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         }
     }
 
+    /// Lets [`Self::poll_recv`] receive about `bytes` before it gives way to other tasks; see [`WebSocket::begin_turn`].
+    pub fn begin_turn(&mut self, bytes: usize) {
+        self.ws.begin_turn(bytes);
+    }
+
     /// The next event of the peer. Messages are read with [`Self::message`].
     pub fn poll_recv(
         &mut self,

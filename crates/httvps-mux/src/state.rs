@@ -9,14 +9,16 @@ use crate::stream::{StreamFailure, plain};
 use crate::table::{Progress, Table};
 use crate::turns::Turns;
 use crate::wire::{NotOpened, Wire};
-use httvps_proto::v2::Kind as StreamKind;
+use crate::work::{TURN, Work};
+use httvps_proto::v2::{Kind as StreamKind, Violation};
 use httvps_proto::{ClientInput, ClientSession, Limits, StreamEnd, StreamKey};
+use httvps_transport::give_way;
 use httvps_transport::ws::{Event, Kind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-/// Messages that are taken before the writers and the other tasks of the runtime get their turn.
+/// Messages that are taken while the connection closes before the other tasks of the runtime get their turn.
 const RECV_BUDGET: u32 = 32;
 
 /// What small frames may add to the queue while the gateway takes nothing. From there on nothing
@@ -39,6 +41,8 @@ pub(crate) struct State {
     is_abandoned: bool,
     /// An `open` was refused for want of room in the queue.
     has_refused_open: bool,
+    /// Where to go on in the message that the carrier holds, when a turn has ended inside it.
+    pub(crate) unread: Option<usize>,
     /// What the gateway last said about the session.
     pub(crate) last_error: Option<Box<str>>,
     /// Which of the local connections that the driver carries have woken up.
@@ -108,6 +112,7 @@ impl State {
             is_draining: false,
             is_abandoned: false,
             has_refused_open: false,
+            unread: None,
             last_error: None,
             ready: Arc::default(),
             turns: Turns::default(),
@@ -230,12 +235,18 @@ impl State {
             self.stalled_at = None;
         }
         self.end_stalled(now);
-        let mut budget = RECV_BUDGET;
-        while budget > 0 && self.may_read() && matches!(self.phase, Phase::Open) {
-            budget -= 1;
+        let mut work = Work::new();
+        if let Some(carrier) = &mut self.carrier {
+            carrier.begin_turn(TURN);
+        }
+        while !work.is_spent() && self.may_read() && matches!(self.phase, Phase::Open) {
+            if let Some(at) = self.unread {
+                self.handle_frames(at, &mut work, now);
+                continue;
+            }
             let Some(carrier) = &mut self.carrier else { break };
             match carrier.poll_recv(cx, now)? {
-                Poll::Ready(event) => self.handle_event(event, now),
+                Poll::Ready(event) => self.handle_event(event, &mut work, now),
                 Poll::Pending => break,
             }
         }
@@ -274,12 +285,20 @@ impl State {
             self.send_leaving();
             has_turns |= self.readmit();
         }
-        Ok(budget == 0 || has_turns)
+        if work.is_spent() {
+            give_way(cx);
+        }
+        Ok(has_turns)
     }
 
     fn may_read(&self) -> bool {
         let queued = self.carrier.as_ref().map_or(0, |carrier| carrier.queued());
-        self.table.has_room() && queued <= self.settings.max_queued + ANSWER_ROOM
+        self.table.has_room() && queued <= self.max_queued()
+    }
+
+    /// Bytes queued for the gateway from which on it is not read any further.
+    pub(crate) fn max_queued(&self) -> usize {
+        self.settings.max_queued + ANSWER_ROOM
     }
 
     /// Takes the streams from readers that have held up the connection for too long.
@@ -297,12 +316,14 @@ impl State {
         self.effects.has_changed = true;
     }
 
-    fn handle_event(&mut self, event: Event, now: Instant) {
+    fn handle_event(&mut self, event: Event, work: &mut Work, now: Instant) {
+        work.spend(Work::MESSAGE);
         match event {
             Event::Message(kind) => match (kind, &self.wire) {
-                (Kind::Text, Wire::Json(_)) => self.handle_text(),
+                (Kind::Text, Wire::Json(_)) => self.handle_text(work),
                 (Kind::Binary, Wire::Json(_)) => {}
-                (_, Wire::V2(_)) => self.handle_frames(kind, now),
+                (Kind::Text, Wire::V2(_)) => self.break_off(Violation::Text, now),
+                (Kind::Binary, Wire::V2(_)) => self.handle_frames(0, work, now),
             },
             Event::Close { code } => {
                 let end = ConnectionEnd::Gateway { code, words: self.last_error.take() };
@@ -312,9 +333,10 @@ impl State {
         }
     }
 
-    fn handle_text(&mut self) {
+    fn handle_text(&mut self, work: &mut Work) {
         let Some(carrier) = &mut self.carrier else { return };
         let (message, mut out) = carrier.message();
+        work.spend(Work::CALL + message.len());
         let table = &mut self.table;
         let Wire::Json(session) = &mut self.wire else { return };
         match session.handle_text(message, &mut self.scratch, &mut out) {

@@ -5,35 +5,50 @@ use crate::state::State;
 use crate::stream::{StreamFailure, plain};
 use crate::table::Progress;
 use crate::wire::Wire;
+use crate::work::Work;
 use httvps_proto::v2::{Event, Frames, ResetCode, Side, Violation};
 use httvps_proto::{StreamEnd, StreamKey};
-use httvps_transport::ws::Kind;
 use std::time::Instant;
 
 impl State {
-    /// Takes the frames of one message; a gateway that breaks the protocol loses the connection.
-    pub(crate) fn handle_frames(&mut self, kind: Kind, now: Instant) {
-        if let Err(violation) = self.try_handle_frames(kind, now) {
-            if let Some(carrier) = &mut self.carrier {
-                carrier.queue_close(1002, violation.words());
-            }
-            let words = format!("the gateway broke the protocol: {violation}");
-            self.begin_closing(ConnectionEnd::Lost(words.into()), false, now);
+    /// Takes the frames of the message that has arrived, from `at` on, as far as the turn goes; a gateway that breaks the
+    /// protocol loses the connection.
+    pub(crate) fn handle_frames(&mut self, at: usize, work: &mut Work, now: Instant) {
+        match self.try_handle_frames(at, work, now) {
+            Ok(unread) => self.unread = unread,
+            Err(violation) => self.break_off(violation, now),
         }
     }
 
-    fn try_handle_frames(&mut self, kind: Kind, now: Instant) -> Result<(), Violation> {
+    pub(crate) fn break_off(&mut self, violation: Violation, now: Instant) {
+        if let Some(carrier) = &mut self.carrier {
+            carrier.queue_close(1002, violation.words());
+        }
+        let words = format!("the gateway broke the protocol: {violation}");
+        self.begin_closing(ConnectionEnd::Lost(words.into()), false, now);
+    }
+
+    /// Gives where to go on when the turn is over, or when answers pile up.
+    fn try_handle_frames(
+        &mut self,
+        at: usize,
+        work: &mut Work,
+        now: Instant,
+    ) -> Result<Option<usize>, Violation> {
+        let max_queued = self.max_queued();
         let (Some(carrier), Wire::V2(v2)) = (&mut self.carrier, &mut self.wire) else {
-            return Ok(());
+            return Ok(None);
         };
         let (message, mut out) = carrier.message();
-        if kind == Kind::Text {
-            return Err(Violation::Text);
-        }
         let (table, wakes) = (&mut self.table, &mut self.effects.wakes);
-        for frame in Frames::new(message, Side::Gateway) {
-            let frame = frame?;
-            let event = out.frames(|frames| v2.session.handle_frame(now, frame, frames))?;
+        let mut frames = Frames::new(&message[at..], Side::Gateway);
+        loop {
+            if work.is_spent() || out.queued() > max_queued {
+                return Ok(Some(message.len() - frames.rest().len()));
+            }
+            let Some(frame) = frames.next() else { return Ok(None) };
+            let event = out.frames(|frames| v2.session.handle_frame(now, frame?, frames))?;
+            work.spend_frame(&event);
             match event {
                 Event::Opened(stream) => table.opened(StreamKey(stream), wakes),
                 Event::Data { stream, data } if table.holds(StreamKey(stream)) => {
@@ -76,7 +91,6 @@ impl State {
                 Event::Nothing | Event::Refused(_) | Event::Open { .. } | Event::RoundTrip(_) => {}
             }
         }
-        Ok(())
     }
 
     /// Asks for the round trip now and then: the windows grow by it.

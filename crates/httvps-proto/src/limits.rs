@@ -26,6 +26,8 @@ impl Limits {
     pub const MAX_TARGET: usize = 262;
     /// Levels of arrays and objects in one frame.
     pub const MAX_DEPTH: usize = 128;
+    /// Members, entries, arrays and objects of one frame, all levels together. A frame needs about ten.
+    pub const MAX_VALUES: usize = 4096;
     /// Entries of `capabilities` that are looked at; further ones are ignored.
     pub const MAX_CAPABILITIES: usize = 32;
 }

@@ -241,6 +241,29 @@ impl Session {
         words: &str,
         out: &mut impl Outbox,
     ) -> Input<'static> {
+        self.take_back(now, stream, (ErrorCode::BadStream, "bad_target"), words, out)
+    }
+
+    /// Takes a stream back for which the gateway has no place beyond what this session is bounded by.
+    pub fn refuse_open(
+        &mut self,
+        now: Instant,
+        stream: StreamKey,
+        refusal: StreamRefusal,
+        words: &str,
+        out: &mut impl Outbox,
+    ) -> Input<'static> {
+        self.take_back(now, stream, (refusal.code(), refusal.as_str()), words, out)
+    }
+
+    fn take_back(
+        &mut self,
+        now: Instant,
+        stream: StreamKey,
+        (code, reason): (ErrorCode, &str),
+        words: &str,
+        out: &mut impl Outbox,
+    ) -> Input<'static> {
         let Phase::Active(active) = &mut self.phase else {
             return Input::Nothing;
         };
@@ -249,8 +272,7 @@ impl Session {
             active.streams.note_taken(id);
         }
         active.streams.remove(stream);
-        let id = id.as_deref();
-        let input = active.refuse(now, ErrorCode::BadStream, words, id, Some("bad_target"), out);
+        let input = active.refuse(now, code, words, id.as_deref(), Some(reason), out);
         self.closed_if_fatal(input)
     }
 

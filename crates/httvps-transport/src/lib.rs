@@ -14,6 +14,9 @@ pub mod tls;
 pub mod ws;
 
 mod buffers;
+mod turn;
+
+pub use turn::give_way;
 
 /// The name under which tests that are shared with the outside know this crate.
 #[cfg(test)]

@@ -34,8 +34,8 @@ class Stream:
 class V2Device(Device):
     """After `enter`: `open`, `write`, `finish`; `pump` reads until something is true."""
 
-    def enter(self, **fields):
-        self.login(fresh_device(), capabilities=["v2"], **fields)
+    def enter(self, device_id=None, **fields):
+        self.login(device_id or fresh_device(), capabilities=["v2"], **fields)
         assert "v2" in self.auth["capabilities"], self.auth
         return self.begin()
 

@@ -203,8 +203,36 @@ settings! {
             zero "only the limits of descriptors and memory";
 
         /// Sessions that one device may have at once; newcomers beyond are refused.
-        max_sessions_per_device: usize as Whole, env GATEWAY_MAX_SESSIONS_PER_DEVICE, default "0",
+        max_sessions_per_device: usize as Whole, env GATEWAY_MAX_SESSIONS_PER_DEVICE, default "64",
             range "1" to "1000000", zero "no limit";
+
+        /// Streams that all sessions of one device together may have open at once; at least as many as one session may.
+        max_streams_per_device: usize as Whole, env GATEWAY_MAX_STREAMS_PER_DEVICE, default "512",
+            range "1" to "1000000", zero "no limit";
+
+        /// Streams that all sessions of one device together may open in a second, also when it comes back with new
+        /// sessions; at least as many as one session may.
+        max_device_opens_per_second: u32 as Whole, env GATEWAY_MAX_DEVICE_OPENS_PER_SECOND,
+            default "1000", range "1" to "1000000", zero "no limit";
+
+        /// Streams that one device may open at once before the rate holds; at least as many as one session may.
+        max_device_open_burst: u32 as Whole, env GATEWAY_MAX_DEVICE_OPEN_BURST, default "2000",
+            range "1" to "1000000";
+
+        /// File descriptors that one device may use: one a session, and one a stream that leaves over the network, also
+        /// while its last bytes are being delivered. At least what one session needs, and never more than a quarter of the
+        /// process's limit.
+        max_descriptors_per_device: usize as Whole, env GATEWAY_MAX_DESCRIPTORS_PER_DEVICE,
+            default "1024", range "1" to "1000000", zero "a quarter of the process's limit";
+
+        /// Closed streams of all sessions whose last bytes are being delivered at once. Beyond it the gateway closes a
+        /// target's connection at once: in order when the system has taken everything, else with a reset.
+        max_deliveries: usize as Whole, env GATEWAY_MAX_DELIVERIES, default "4096",
+            range "1" to "1000000";
+
+        /// The same for the streams of one device.
+        max_deliveries_per_device: usize as Whole, env GATEWAY_MAX_DELIVERIES_PER_DEVICE,
+            default "256", range "1" to "1000000", zero "no limit";
 
         /// Bytes of a `stream_id`.
         max_stream_id_bytes: usize as Size, env GATEWAY_MAX_STREAM_ID_BYTES, default "64",
@@ -303,10 +331,14 @@ settings! {
             default "32MiB", range "256KiB" to "1GiB";
 
         /// What the windows of all sessions together may grow by above their beginning. A session
-        /// has no more of it than a quarter of what it leaves; with all used up windows stay as
-        /// they are.
+        /// has no more of it than a quarter of what it leaves, the sessions of a device no more than half; with all used
+        /// up windows stay as they are. What a session has not used for 10 seconds is there for others.
         window_budget_bytes: usize as Size, env GATEWAY_WINDOW_BUDGET_BYTES, default "256MiB",
             range "256KiB" to "64GiB";
+
+        /// The same for the sessions of one device.
+        window_budget_per_device_bytes: usize as Size, env GATEWAY_WINDOW_BUDGET_PER_DEVICE_BYTES,
+            default "64MiB", range "256KiB" to "64GiB", zero "only the budget of all";
 
         /// A client that takes no byte for so long while bytes wait for it loses its session.
         write_timeout: Duration as Time, env GATEWAY_WRITE_TIMEOUT, default "30s",

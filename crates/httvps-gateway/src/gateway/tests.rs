@@ -2,13 +2,17 @@
 
 use super::*;
 use crate::config::Sources;
+use httvps_proto::v2::{self, Frame, Frames, Side};
 use httvps_testkit::backend::{Answer, ScriptedBackend};
 use httvps_testkit::certificates;
 use httvps_transport::tls::{CertificateDer, ClientTls, Roots, TlsStream, server_name};
 use httvps_transport::ws::{self, Event, Kind, Role, WebSocket};
-use httvps_upstream::{Addresses, BoxFuture, Connector, LookupShare, Resolve, ResolveError};
+use httvps_upstream::{Addresses, BoxFuture, Connector, Fake, LookupShare, Resolve, ResolveError};
 use std::future::poll_fn;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+use std::time::Instant;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -17,6 +21,7 @@ use tokio::sync::watch;
 struct Running {
     address: SocketAddr,
     tls: ClientTls,
+    metrics: Metrics,
     _backend: ScriptedBackend,
     _files: TempDir,
 }
@@ -31,12 +36,13 @@ async fn run(connector: Arc<dyn Connector>) -> Running {
         .with("backend_base_url", backend.url());
     let mut parts = parts(Config::load(&sources).unwrap().0).unwrap();
     parts.way_out = WayOutSetup::Common(connector);
+    let metrics = parts.metrics.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let gateway = Gateway { context: Arc::new(Context::new(parts)), listener, admin: None };
     tokio::spawn(gateway.run(Signals::default()));
     let tls = ClientTls::new(Roots::Bundle(vec![CertificateDer::from(made.ca_der)])).unwrap();
-    Running { address, tls, _backend: backend, _files: files }
+    Running { address, tls, metrics, _backend: backend, _files: files }
 }
 
 /// A client in the first format.
@@ -45,11 +51,16 @@ struct Client(WebSocket<TlsStream<TcpStream>>);
 impl Running {
     /// Lets a device in.
     async fn enter(&self, device: &str) -> Client {
+        self.enter_with(device, "").await
+    }
+
+    async fn enter_with(&self, device: &str, members: &str) -> Client {
         let tcp = TcpStream::connect(self.address).await.unwrap();
         let tls = self.tls.connect(server_name("localhost").unwrap(), tcp).await.unwrap();
         let (tls, early) = ws::handshake::connect(tls, "localhost", "/ws", &[]).await.unwrap();
         let mut client = Client(WebSocket::new(tls, Role::Client, ws::Limits::default(), &early));
-        client.say(&format!(r#"{{"type":"hello","device_id":"{device}","token":"t"}}"#)).await;
+        let hello = format!(r#"{{"type":"hello","device_id":"{device}","token":"t"{members}}}"#);
+        client.say(&hello).await;
         assert_eq!(client.hear().await, Event::Message(Kind::Text));
         let answer = String::from_utf8_lossy(client.0.message()).into_owned();
         assert!(answer.contains(r#""allowed":true"#), "{answer}");
@@ -61,6 +72,28 @@ impl Client {
     async fn say(&mut self, text: &str) {
         self.0.queue_message(Kind::Text, text.len(), |out| out.extend_from_slice(text.as_bytes()));
         self.flush().await;
+    }
+
+    /// Queues one binary message.
+    fn queue(&mut self, fill: impl FnOnce(&mut Vec<u8>)) {
+        let mut message = Vec::new();
+        fill(&mut message);
+        self.0.queue_message(Kind::Binary, message.len(), |out| out.extend_from_slice(&message));
+    }
+
+    /// Hears messages until there is this PONG in one of them; what is queued leaves meanwhile.
+    async fn hear_pong(&mut self, opaque: [u8; 8]) {
+        loop {
+            let event = poll_fn(|cx| {
+                let _ = self.0.poll_flush(cx);
+                self.0.poll_recv(cx)
+            });
+            assert_eq!(event.await.unwrap(), Event::Message(Kind::Binary));
+            let mut frames = Frames::new(self.0.message(), Side::Gateway);
+            if frames.any(|frame| frame == Ok(Frame::Pong { opaque })) {
+                return;
+            }
+        }
     }
 
     async fn flush(&mut self) {
@@ -190,4 +223,76 @@ async fn localhost_is_listened_on_by_ipv4() {
     let address = "localhost:0".parse().unwrap();
     let listener = listen("listen_addr", &address).await.unwrap();
     assert!(listener.local_addr().unwrap().ip().is_ipv4());
+}
+
+/// A device in the second format, with a stream that goes nowhere.
+async fn enter_v2(gateway: &Running) -> Client {
+    let mut client = gateway.enter_with("a", r#","capabilities":["v2"]"#).await;
+    client.queue(|out| Frame::Open { stream: 1, kind: v2::Kind::Bytes, target: "" }.encode(out));
+    client.flush().await;
+    client
+}
+
+/// Counts the turns that other tasks of the thread have, from now on.
+fn count_turns() -> Arc<AtomicUsize> {
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = turns.clone();
+    tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    turns
+}
+
+#[tokio::test]
+async fn a_message_of_many_frames_takes_many_turns_of_its_session() {
+    let gateway = run(Arc::new(Fake::blackhole())).await;
+    let mut client = enter_v2(&gateway).await;
+    let turns = count_turns();
+    client.queue(|out| {
+        for _ in 0..50_000 {
+            Frame::Data { stream: 1, data: b"x" }.encode(out);
+        }
+        Frame::Ping { opaque: *b"the last" }.encode(out);
+    });
+    client.hear_pong(*b"the last").await;
+    // Each of these frames may be a call of the system: 127 a turn.
+    let taken = turns.load(Ordering::Relaxed);
+    assert!(taken > 390, "{taken}");
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_stop_the_reading_inside_a_message() {
+    const MESSAGES: u8 = 12;
+    let gateway = run(Arc::new(Fake::blackhole())).await;
+    let mut client = enter_v2(&gateway).await;
+    // An answer of 18 bytes to each, 13 MB in all: more than the kernel keeps.
+    for number in 0..MESSAGES {
+        client.queue(|out| {
+            for _ in 0..60_000 {
+                Frame::Ping { opaque: *b"whatever" }.encode(out);
+            }
+            Frame::Ping { opaque: [number; 8] }.encode(out);
+        });
+    }
+    let bound = 256 * 1024;
+    let deadline = Instant::now() + Duration::from_mins(1);
+    poll_fn(|cx| {
+        assert!(Instant::now() < deadline, "the queue does not fill");
+        let _ = client.0.poll_flush(cx);
+        cx.waker().wake_by_ref();
+        let queued = gateway.metrics.client_queue.get();
+        if queued < bound { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+    for _ in 0..1000 {
+        let queued = gateway.metrics.client_queue.get();
+        assert!(queued <= bound + 64 * 1024 + 100, "{queued}");
+        tokio::task::yield_now().await;
+    }
+    for number in 0..MESSAGES {
+        client.hear_pong([number; 8]).await;
+    }
 }

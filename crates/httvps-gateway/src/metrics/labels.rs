@@ -128,6 +128,20 @@ labels! {
         Sessions = "max_sessions",
         /// Sessions of a device.
         SessionsPerDevice = "max_sessions_per_device",
+        /// Streams of a device.
+        StreamsPerDevice = "max_streams_per_device",
+        /// Streams that a device opened.
+        DeviceOpens = "max_device_opens_per_second",
+        /// Descriptors of a device.
+        DescriptorsPerDevice = "max_descriptors_per_device",
+        /// Closed streams that are being delivered, in all.
+        Deliveries = "max_deliveries",
+        /// The same of a device.
+        DeliveriesPerDevice = "max_deliveries_per_device",
+        /// What all windows may grow by.
+        WindowBudget = "window_budget_bytes",
+        /// The same of a device.
+        WindowBudgetPerDevice = "window_budget_per_device_bytes",
         /// Time from accept to the verdict.
         HandshakeTimeout = "handshake_timeout",
         /// Time of the TLS handshake.

@@ -5,6 +5,7 @@ mod datagrams;
 mod delivering;
 mod relays;
 mod streams;
+mod to_client;
 
 use super::ClientLink;
 use super::closing::close;
@@ -12,9 +13,10 @@ use super::wire::Wire;
 use crate::context::Context as Gateway;
 use crate::metrics::{ClientErrorCode, Limit, Metrics, OpenConnection, SessionEnd};
 use crate::registry::{Order, Place};
-use httvps_mux::{LinkError, Ready, Turns};
+use httvps_mux::{LinkError, Ready, TURN, Turns, Work};
 use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
+use httvps_transport::give_way;
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind};
 use httvps_upstream::Connector;
@@ -30,10 +32,8 @@ use tokio::time::Sleep;
 
 use delivering::Delivering;
 use relays::Relays;
-use streams::ToClient;
+use to_client::ToClient;
 
-/// Messages and stream turns that one poll handles before other tasks get the processor.
-const POLL_BUDGET: usize = 64;
 /// Room for answers (pongs, errors, closes) above the bound on queued payload, in bytes.
 const ANSWER_ROOM: usize = 64 * 1024;
 /// Log lines about errors of one client, a second and at once.
@@ -70,8 +70,10 @@ pub(super) struct Active {
     without_room: Turns,
     /// The same for streams of datagrams, which need no credit.
     datagrams_without_room: VecDeque<StreamKey>,
-    /// Datagrams that may still go to targets before the next round of turns.
-    hurry: usize,
+    /// What may still be done in this poll.
+    work: Work,
+    /// Where to go on in the message that the link holds, when a turn has ended inside it.
+    unread: Option<usize>,
     /// Closed streams whose last bytes are still being delivered.
     delivering: Arc<Delivering>,
     traffic: Traffic,
@@ -113,7 +115,7 @@ impl Active {
         let config = &gateway.config;
         let errors = Bucket::new(config.max_errors_per_second, config.max_error_burst, now);
         let wire = if session.has_v2() {
-            let (limits, budget) = (gateway.window_limits.clone(), gateway.window_budget.clone());
+            let (limits, budget) = (gateway.window_limits.clone(), place.device.windows.clone());
             Wire::V2(Box::new(v2::Session::new(Side::Gateway, limits, budget, now)))
         } else {
             Wire::Json(session)
@@ -132,7 +134,8 @@ impl Active {
             turns: Turns::default(),
             without_room: Turns::default(),
             datagrams_without_room: VecDeque::new(),
-            hurry: 0,
+            work: Work::new(),
+            unread: None,
             delivering: Arc::default(),
             traffic: Traffic::default(),
             log_budget: Bucket::new(LOG_RATE, LOG_BURST, now),
@@ -188,24 +191,25 @@ impl Active {
         // Registered before anything is looked at, so that no wake-up falls between.
         self.ready.register(cx.waker());
         let order = self.place.control.poll_order(cx.waker());
-        let mut budget = POLL_BUDGET;
+        self.work = Work::new();
+        self.link.begin_turn(TURN);
         loop {
             let now = Instant::now();
             if let Err(end) = self.follow(order) {
                 return Poll::Ready(end);
             }
-            let has_moved = match self.poll_once(cx, now, &mut budget) {
+            let has_moved = match self.poll_once(cx, now) {
                 Ok(has_moved) => has_moved,
                 Err(end) => return Poll::Ready(end),
             };
-            if budget == 0 {
+            if self.work.is_spent() {
                 // Deadlines hold for the busiest session too. Its silence cannot be judged: there
                 // may be more to read than was read.
                 self.link.hold_keepalive(now);
                 if let Poll::Ready(Err(end)) = self.poll_timer(cx, now) {
                     return Poll::Ready(end);
                 }
-                cx.waker().wake_by_ref();
+                give_way(cx);
                 return Poll::Pending;
             }
             if has_moved {
@@ -234,30 +238,28 @@ impl Active {
     }
 
     /// One round: streams, flush, messages. True when something moved.
-    fn poll_once(
-        &mut self,
-        cx: &mut Context<'_>,
-        now: Instant,
-        budget: &mut usize,
-    ) -> Result<bool, SessionEnd> {
+    fn poll_once(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, SessionEnd> {
         self.measure(now);
-        self.hurry = datagrams::HURRY;
-        let mut has_moved = self.poll_streams(cx, now, budget)?;
+        let mut has_moved = self.poll_streams(cx, now)?;
         if let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now) {
             return Err(self.end_of_link(&error));
         }
         has_moved |= self.readmit();
-        while *budget > 0 && self.may_read() {
+        while !self.work.is_spent() && self.may_read() {
+            if let Some(at) = self.unread {
+                has_moved = true;
+                self.handle_frames(at, now)?;
+                continue;
+            }
             let event = match self.link.poll_recv(cx, now) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(event)) => event,
                 Poll::Ready(Err(error)) => return Err(self.end_of_link(&error)),
             };
-            *budget -= 1;
             has_moved = true;
             match event {
                 Event::Message(kind) => self.handle_message(kind, now)?,
-                Event::Ping | Event::Pong => {}
+                Event::Ping | Event::Pong => self.work.spend(Work::MESSAGE),
                 Event::Close { .. } => return Err(SessionEnd::ClientClosed),
             }
         }
@@ -271,9 +273,9 @@ impl Active {
         if self.link.queued() >= config.max_session_queue_bytes + ANSWER_ROOM {
             return false;
         }
-        if matches!(self.wire, Wire::V2(_)) {
+        if let Wire::V2(session) = &self.wire {
             // What waits for upstreams is bounded by the credit, and no stream holds up another.
-            return true;
+            return !session.is_overdrawn();
         }
         self.relays.pending < config.max_session_queue_bytes
             && self.relays.full == 0
@@ -283,7 +285,10 @@ impl Active {
 
     fn handle_message(&mut self, kind: Kind, now: Instant) -> Result<(), SessionEnd> {
         match (&self.wire, kind) {
-            (Wire::V2(_), Kind::Binary) => self.handle_frames(now),
+            (Wire::V2(_), Kind::Binary) => {
+                self.work.spend(Work::MESSAGE);
+                self.handle_frames(0, now)
+            }
             (Wire::V2(_), Kind::Text) => Err(self.break_off(v2::Violation::Text)),
             (Wire::Json(_), _) => {
                 let mut scratch = SCRATCH.take();
@@ -302,6 +307,7 @@ impl Active {
     ) -> Result<(), SessionEnd> {
         let (message, mut out) = self.link.message();
         let Wire::Json(session) = &mut self.wire else { return Ok(()) };
+        self.work.spend(Work::MESSAGE + message.len());
         let input = match kind {
             Kind::Text => session.handle_text(now, message, scratch, &mut out),
             Kind::Binary => session.handle_binary(now, &mut out),
@@ -310,6 +316,7 @@ impl Active {
             Input::Nothing | Input::Hello(_) => Ok(()),
             Input::Data { stream, data } => {
                 let len = data.len();
+                self.work.spend(Work::CALL + len);
                 self.count_in(len);
                 let way = ToClient {
                     bounds: self.bounds(),
@@ -327,10 +334,12 @@ impl Active {
                 Ok(())
             }
             Input::Open { stream, target } => {
+                self.work.spend(Work::OPEN);
                 let target = target.map(Cow::into_owned);
                 self.open_stream(stream, target.as_deref(), now)
             }
             Input::Close { stream } => {
+                self.work.spend(Work::CALL);
                 self.close_stream(stream, true);
                 Ok(())
             }
@@ -348,13 +357,18 @@ impl Active {
     }
 
     fn note_refusal(&mut self, code: ErrorCode, refusal: Option<StreamRefusal>) {
-        self.gateway.metrics.client_error(ClientErrorCode::from(code));
         match refusal {
             Some(StreamRefusal::Limit) => self.gateway.metrics.limit_hit(Limit::Streams),
             Some(StreamRefusal::OpenRate) => self.gateway.metrics.limit_hit(Limit::StreamOpens),
             Some(StreamRefusal::IdTooLong) => self.gateway.metrics.limit_hit(Limit::StreamId),
             Some(StreamRefusal::Duplicate | StreamRefusal::Unknown) | None => {}
         }
+        self.count_error(code, refusal);
+    }
+
+    /// Counts and logs an error that the client was told of.
+    fn count_error(&mut self, code: ErrorCode, refusal: Option<StreamRefusal>) {
+        self.gateway.metrics.client_error(ClientErrorCode::from(code));
         self.log_error(code, None, refusal.map(StreamRefusal::as_str));
     }
 

@@ -63,8 +63,6 @@ pub(super) trait Way {
     fn send(&mut self, datagram: &[u8]);
     /// The socket is ready.
     fn opened(&mut self);
-    /// Whether one more datagram may go to a target ahead of the stream's turn. Each answer counts.
-    fn may_hurry(&mut self) -> bool;
     /// Payload bytes that both queues of this stream may hold, in view of what the session's other streams hold.
     fn max_waiting_bytes(&self) -> usize;
     /// Datagrams were dropped.
@@ -132,10 +130,6 @@ impl Datagrams {
             Outlet::Dialing(_) => self.keep_for_target(datagram, way),
             Outlet::Socket(_) if !self.to_target.is_empty() => self.keep_for_target(datagram, way),
             Outlet::Socket(socket) => {
-                if !way.may_hurry() {
-                    self.stream_waker.schedule();
-                    return self.keep_for_target(datagram, way);
-                }
                 match poll_send(&mut **socket, &self.waker, datagram) {
                     Poll::Pending => self.keep_for_target(datagram, way),
                     Poll::Ready(Ok(lost)) => way.dropped(Direction::In, lost),

@@ -218,13 +218,14 @@ impl Reception<'_> {
                 return None;
             }
         };
-        let (max, per_device) = (config.max_sessions, config.max_sessions_per_device);
-        let place = match self.gateway.registry.enter(&self.applicant.device_id, max, per_device) {
+        let max = config.max_sessions;
+        let place = match self.gateway.registry.enter(&self.applicant.device_id, max) {
             Ok(place) => place,
             Err(no_place) => {
                 self.gateway.metrics.limit_hit(match no_place {
                     NoPlace::Sessions => Limit::Sessions,
                     NoPlace::SessionsOfDevice => Limit::SessionsPerDevice,
+                    NoPlace::DescriptorsOfDevice => Limit::DescriptorsPerDevice,
                 });
                 self.refuse(HandshakeResult::Rejected, "session_limit", None, link, session);
                 return None;

@@ -18,6 +18,13 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 /// How long a closed stream's socket stays for the kernel to send what it has taken.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Bytes of a target that are read and dropped when its stream ends without a delivery, and how often at most.
+const LAST_READ: usize = 16 * 1024;
+const LAST_READS: usize = 16;
+
+/// Bytes that waited and that one turn hands to the upstream, about: a window is many times as large.
+const TURN_BYTES: usize = 256 * 1024;
+
 /// A dial under way.
 pub(super) type Dial = BoxFuture<'static, Result<Upstream, ConnectError>>;
 
@@ -274,7 +281,12 @@ impl Relay {
     fn poll_write(&mut self, now: Instant) {
         let Outlet::Stream(stream) = &mut self.upstream else { return };
         let mut cx = Context::from_waker(&self.waker);
+        let mut written = 0;
         while !self.pending.is_empty() && self.write_failure.is_none() {
+            if written >= TURN_BYTES {
+                self.stream_waker.schedule();
+                return;
+            }
             if self.pending.front().is_empty() {
                 self.pending.advance(0);
                 continue;
@@ -282,6 +294,7 @@ impl Relay {
             match Pin::new(&mut *stream).poll_write(&mut cx, self.pending.front()) {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     self.pending.advance(count);
+                    written += count;
                     self.blocked_since = Some(now);
                     self.last_active = now;
                     self.last_written = Some(now);
@@ -402,6 +415,22 @@ impl Relay {
         if let Outlet::Stream(stream) = &mut self.upstream {
             stream.reset();
         }
+    }
+
+    /// Ends the upstream without waiting for it: the system delivers what it has taken.
+    pub(super) fn end_in_order(&mut self) {
+        let Outlet::Stream(stream) = &mut self.upstream else { return };
+        let mut cx = Context::from_waker(Waker::noop());
+        // What is unread when a socket is closed makes the kernel send a reset and throw away what it has taken.
+        let mut unread = vec![0; LAST_READ];
+        for _ in 0..LAST_READS {
+            match pin!(stream.read(&mut unread)).poll(&mut cx) {
+                Poll::Ready(Ok(count)) if count > 0 => {}
+                _ => break,
+            }
+        }
+        // One that cannot at once is closed with the drop, which is the same to a socket.
+        let _ = Pin::new(stream).poll_shutdown(&mut cx);
     }
 
     /// Whether bytes of the client still wait for an upstream that could take them or pass them on.

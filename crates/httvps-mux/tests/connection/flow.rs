@@ -5,8 +5,11 @@ use crate::gateway_v2;
 use crate::local::settle;
 use crate::within;
 use httvps_mux::{CHUNK, Settings, Stream, StreamFailure};
+use httvps_proto::v2::ResetCode;
 use httvps_proto::{Limits, StreamEnd};
 use std::io::ErrorKind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -267,4 +270,37 @@ async fn a_slow_reader_is_no_stalled_one() {
     }
     assert!(got == body);
     within(sender).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_a_hundred_thousand_frames_takes_many_turns() {
+    let (connection, mut gateway) = within(gateway_v2::pair(1 << 21, Settings::default())).await;
+    let opening = async { tokio::join!(connection.open("target:1"), gateway.open()) };
+    let (stream, key) = within(opening).await;
+    // Others have a turn after each of the connection's.
+    let turns = Arc::new(AtomicUsize::new(0));
+    let others = tokio::spawn({
+        let turns = turns.clone();
+        async move {
+            loop {
+                turns.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    // A type that the client does not know and passes over.
+    let unknown = [0x90, 0, 0, 0, 0, 0, 0, 7].repeat(100_000);
+    gateway
+        .act(|session, out| {
+            out.extend_from_slice(&unknown);
+            session.reset(key, ResetCode::Refused, "", out);
+        })
+        .await;
+    let before = turns.load(Ordering::Relaxed);
+    let end = within(stream.unwrap().read(&mut [0; 1])).await;
+    assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let taken = turns.load(Ordering::Relaxed) - before;
+    // 8,192 frames a turn, and two or three turns to receive them.
+    assert!((12..30).contains(&taken), "{taken}");
+    others.abort();
 }

@@ -4,6 +4,7 @@ use super::loose::{Field, Key, set};
 use super::scan::scan;
 use crate::Limits;
 use base64_turbo::STANDARD;
+use memchr::memchr2;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::borrow::Cow;
@@ -107,7 +108,7 @@ pub enum Bad {
 ///
 /// Base64 is decoded into `scratch`, which grows to the largest payload and is reused. Cost: no
 /// allocation for a plain `stream_data`, `ping` or `pong`; one pass to find the fields and one to
-/// decode. Limits: [`Limits::MAX_DEPTH`] levels; lengths of ids are the session's to judge.
+/// decode. Limits: [`Limits::MAX_DEPTH`] levels and [`Limits::MAX_VALUES`] values; lengths of ids are the session's to judge.
 pub fn decode<'m>(message: &'m [u8], scratch: &'m mut Vec<u8>) -> Result<Frame<'m>, Bad> {
     if let Some(fields) = scan(message) {
         match (fields.kind, fields.stream_id, fields.data) {
@@ -134,9 +135,7 @@ fn decode_base64(text: &[u8], scratch: &mut Vec<u8>) -> Option<usize> {
 }
 
 fn decode_full<'m>(message: &'m [u8], scratch: &'m mut Vec<u8>) -> Result<Frame<'m>, Bad> {
-    if is_too_deep(message) {
-        return Err(Bad::Frame("nested too deep"));
-    }
+    check_shape(message)?;
     let raw: Raw<'m> =
         serde_json::from_slice(message).map_err(|_| Bad::Frame("not a JSON object"))?;
     let kind = match raw.kind {
@@ -161,25 +160,41 @@ fn decode_full<'m>(message: &'m [u8], scratch: &'m mut Vec<u8>) -> Result<Frame<
     }
 }
 
-/// Whether arrays and objects nest deeper than [`Limits::MAX_DEPTH`]. One pass, no stack.
-fn is_too_deep(message: &[u8]) -> bool {
-    let (mut depth, mut in_string, mut is_escaped) = (0usize, false, false);
-    for byte in message {
-        match (in_string, byte) {
-            (true, _) if is_escaped => is_escaped = false,
-            (true, b'\\') => is_escaped = true,
-            (_, b'"') => in_string = !in_string,
-            (false, b'{' | b'[') => {
+/// Checks that arrays and objects nest no deeper than [`Limits::MAX_DEPTH`] and that there are no more values than
+/// [`Limits::MAX_VALUES`]; ends where it finds that there are. One pass, no stack.
+fn check_shape(message: &[u8]) -> Result<(), Bad> {
+    let (mut depth, mut values, mut rest) = (0usize, 0usize, message);
+    while let Some((byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'"' => rest = behind_string(rest),
+            b',' => values += 1,
+            b'{' | b'[' => {
                 depth += 1;
+                values += 1;
                 if depth > Limits::MAX_DEPTH {
-                    return true;
+                    return Err(Bad::Frame("nested too deep"));
                 }
             }
-            (false, b'}' | b']') => depth = depth.saturating_sub(1),
+            b'}' | b']' => depth = depth.saturating_sub(1),
             _ => {}
         }
+        if values > Limits::MAX_VALUES {
+            return Err(Bad::Frame("too many values"));
+        }
     }
-    false
+    Ok(())
+}
+
+/// What follows a string whose quotation mark has been read; nothing if it does not end.
+fn behind_string(mut bytes: &[u8]) -> &[u8] {
+    while let Some(at) = memchr2(b'"', b'\\', bytes) {
+        if bytes[at] == b'"' {
+            return &bytes[at + 1..];
+        }
+        bytes = bytes.get(at + 2..).unwrap_or_default();
+    }
+    &[]
 }
 
 type TextField<'m> = Field<Cow<'m, str>>;

@@ -13,7 +13,7 @@ mod session;
 mod stream;
 mod window;
 
-pub use budget::Budget;
+pub use budget::{Budget, Scarce};
 pub use code::ResetCode;
 pub use event::{Event, GoneAway, Limits, OpenError, Violation};
 pub use frame::{BadFrame, Frame, Frames, Kind, Side};

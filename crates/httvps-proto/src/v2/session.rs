@@ -8,7 +8,7 @@ use super::stream::Stream;
 use super::window::{SendCredit, Window};
 use super::{
     Budget, Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, MAX_DATA, MAX_DATAGRAM,
-    MAX_TARGET, ResetCode, Side,
+    MAX_TARGET, ResetCode, Scarce, Side,
 };
 use crate::Bucket;
 use std::collections::HashMap;
@@ -42,6 +42,13 @@ pub struct Session {
     promised: u64,
     /// What of it is above their first credit.
     grown: u64,
+    /// What of the window's growth the budget has again although it is still promised: see [`Self::rest`].
+    returned: u32,
+    /// When next hops last took bytes.
+    consumed_at: Option<Instant>,
+    /// Windows could not grow as they wanted when they last tried.
+    is_lacking: bool,
+    lacked: Option<Scarce>,
     pings: Pings,
     /// When the peer last sent small messages, which should not wait behind bulk, and on which stream.
     small: Option<(Instant, u32)>,
@@ -64,6 +71,10 @@ impl Session {
             window: Window::new(INITIAL_SESSION_CREDIT),
             promised: 0,
             grown: 0,
+            returned: 0,
+            consumed_at: None,
+            is_lacking: false,
+            lacked: None,
             pings: Pings::default(),
             small: None,
             is_going_away: false,
@@ -164,6 +175,9 @@ impl Session {
                     return Err(Violation::CreditExceeded);
                 }
                 if is_known && !data.is_empty() {
+                    if self.returned > 0 {
+                        self.resume();
+                    }
                     if self.window.outstanding() < 2 * INITIAL_STREAM_CREDIT {
                         // What is held now must not be missing to the other streams.
                         self.fit();
@@ -344,6 +358,7 @@ impl Session {
         let Some(known) = self.streams.get_mut(&stream) else {
             return;
         };
+        self.consumed_at = Some(now);
         let bytes = known.consume(bytes) as usize;
         if !known.has_received_finish {
             self.fit_stream(stream, now);

@@ -98,6 +98,11 @@ impl Stream {
         Some(Measured { wanted, is_small: drained <= SMALL_MAX && self.window.held() == 0 })
     }
 
+    /// Lets the window shrink to the first credit as it is used.
+    pub(super) fn fall_back(&mut self) {
+        self.ceiling = INITIAL_STREAM_CREDIT;
+    }
+
     /// Gives up what of the window is above what the last measurement allows; returns how much.
     pub(super) fn shrink(&mut self) -> u32 {
         let before = self.window.size();

@@ -178,6 +178,23 @@ fn a_known_key_that_comes_twice_is_a_bad_frame() {
 }
 
 #[test]
+fn a_frame_has_at_most_4096_values_wherever_they_stand() {
+    let mut gateway = active();
+    // The frame, its type and the array itself are three of them.
+    let entries = |count: usize| format!(r#"{{"type":"pong","x":[{}1]}}"#, "1,".repeat(count));
+    let members = |count: usize| format!(r#"{{"type":"pong"{}}}"#, r#","x":"a,[{""#.repeat(count));
+    assert_eq!(gateway.text(&entries(4093)), Input::Nothing);
+    assert_eq!(gateway.text(&members(4095)), Input::Nothing);
+    for message in [entries(4094), members(4096), members(100_000)] {
+        assert_refused(&mut gateway, &message, ErrorCode::BadFrame, json!({}));
+    }
+    // Within a string nothing counts, whatever is escaped in it.
+    let text = r#"\\,[{\","#.repeat(10_000);
+    let message = format!(r#"{{"type":"pong","x":"{text}","y":"a"}}"#);
+    assert_eq!(gateway.text(&message), Input::Nothing);
+}
+
+#[test]
 fn nesting_is_taken_to_128_levels_and_no_further_wherever_it_stands() {
     let mut gateway = active();
     gateway.open("a");

@@ -2,8 +2,8 @@
 
 use crate::pair::Pair;
 use httvps_proto::v2::{
-    Budget, Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, Limits, ResetCode, Session,
-    Side,
+    Budget, Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, Limits, ResetCode, Scarce,
+    Session, Side,
 };
 use std::time::Duration;
 
@@ -125,6 +125,74 @@ fn the_budget_comes_back_with_the_stream_and_with_the_session() {
     let Pair { budget, gateway, .. } = pair;
     drop(gateway);
     assert_eq!(budget.left(), 10_000_000);
+}
+
+/// A pair whose window has grown and that has then been silent for longer than growth stays.
+fn rested(budget: &Budget) -> (Pair, u32) {
+    let mut pair = Pair::within(Limits::default(), budget.clone());
+    let stream = pair.open(Kind::Bytes);
+    pump(&mut pair, stream, Duration::from_millis(100), 10);
+    let taken = budget.left();
+    assert!(pair.gateway.session.rest(pair.now).is_some(), "not yet");
+    assert_eq!(budget.left(), taken);
+    pair.now += Duration::from_secs(10);
+    assert_eq!(pair.gateway.session.rest(pair.now), None);
+    (pair, stream)
+}
+
+#[test]
+fn growth_that_is_not_used_comes_back_after_a_while_and_is_taken_again_with_the_next_bytes() {
+    let budget = Budget::new(20_000_000);
+    let (mut pair, stream) = rested(&budget);
+    assert_eq!(budget.left(), 20_000_000);
+    let window = pair.gateway.session.window();
+    assert!(window > 1_000_000, "the peer keeps its credit");
+    pump(&mut pair, stream, Duration::from_millis(100), 1);
+    assert_eq!(
+        budget.left(),
+        20_000_000 + INITIAL_SESSION_CREDIT as usize - pair.gateway.session.window()
+    );
+    assert!(pair.gateway.session.window() >= window);
+    assert_eq!(pair.gateway.session.take_lack(), None);
+    drop(pair);
+    assert_eq!(budget.left(), 20_000_000);
+}
+
+#[test]
+fn a_session_that_comes_back_when_others_have_the_budget_shrinks_and_is_read_no_further_than_it_has()
+ {
+    let budget = Budget::shared(20_000_000);
+    let (mut pair, stream) = rested(&budget);
+    let others: Vec<Pair> = (0..40)
+        .map(|_| {
+            let mut other = Pair::within(Limits::default(), budget.clone());
+            let stream = other.open(Kind::Bytes);
+            pump(&mut other, stream, Duration::from_millis(100), 10);
+            other
+        })
+        .collect();
+    let left = budget.left();
+    let sent = pair.client.session.sendable(stream);
+    assert!(left < sent, "{left} of {sent}");
+    // The next hop takes nothing: the owner is told in time.
+    pair.client.write(stream, sent);
+    while pair.deliver(Side::Client) && !pair.gateway.session.is_overdrawn() {}
+    let held = pair.gateway.session.held();
+    assert!(held > INITIAL_SESSION_CREDIT as usize && held < sent / 2, "{held} of {sent}");
+    assert_eq!(pair.gateway.session.take_lack(), Some(Scarce::Process));
+    // It takes them: the reading goes on, and the window ends where it began.
+    loop {
+        pair.gateway.consume(pair.now, stream, usize::MAX);
+        pair.now += Duration::from_millis(20);
+        if !pair.deliver(Side::Client) {
+            break;
+        }
+    }
+    assert!(!pair.gateway.session.is_overdrawn());
+    assert_eq!(pair.gateway.session.window(), INITIAL_SESSION_CREDIT as usize);
+    assert_eq!(budget.left(), left, "nothing was taken and nothing given back twice");
+    drop((pair, others));
+    assert_eq!(budget.left(), 20_000_000);
 }
 
 #[test]

@@ -17,6 +17,10 @@ use super::record::{self, AES_RECORDS_MAX, FRAGMENT_MAX, Opened, Opener, Sealer,
 /// Room for one record of the protocol itself (an alert, a key update).
 const CONTROL_MAX: usize = 64;
 
+/// Records that one read opens. A record of a byte costs its reader a hundred times what the byte does, and an area holds
+/// thousands of them; of records as large as a packet, fewer fit into one.
+const RECORDS_MAX: usize = 128;
+
 /// Levels of an alert, RFC 5246 section 7.2.
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
@@ -62,6 +66,8 @@ impl Kernel {
 pub(super) enum Step {
     /// The next record waits for room.
     Full,
+    /// [`RECORDS_MAX`] were opened, and there may be more.
+    Paused,
     /// The next record has not arrived in full.
     NeedMore,
     /// The peer has sent `close_notify`; what follows it does not count.
@@ -150,7 +156,8 @@ impl Session {
         (missing + more.min(fitting) * record_max).min(space)
     }
 
-    /// Opens the records at the front of `input` until `buf` is full or no whole record is left.
+    /// Opens the records at the front of `input` until `buf` is full, no whole record is left, or [`RECORDS_MAX`] were
+    /// opened.
     ///
     /// `buf` held `base` bytes when the read began. Only the first record of a read may be larger
     /// than the room: its rest goes to `rest`, which is empty before. What we owe the peer is
@@ -162,7 +169,10 @@ impl Session {
         rest: &mut Held,
         control: &mut Held,
     ) -> Result<Step, Error> {
-        while buf.remaining() > 0 {
+        for _ in 0..RECORDS_MAX {
+            if buf.remaining() == 0 {
+                return Ok(Step::Full);
+            }
             let Some(len) = self.opener.record_len(input.bytes())? else {
                 return Ok(Step::NeedMore);
             };
@@ -183,7 +193,7 @@ impl Session {
                 return Ok(Step::Closed);
             }
         }
-        Ok(Step::Full)
+        Ok(Step::Paused)
     }
 
     /// Opens a record straight into the reader's buffer, without a copy.

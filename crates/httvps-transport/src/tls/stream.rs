@@ -11,6 +11,7 @@ use super::held::Held;
 use super::record::{OVERHEAD_MAX, Version};
 use super::session::{Session, Step};
 use crate::buffers::AREA_LEN;
+use crate::give_way;
 
 /// Bytes that fill one segment of the loopback interface once they are sealed: an MTU of 65,536, of which IPv6 and TCP
 /// with its timestamps take 72, and four records of which each adds 29 bytes at the most.
@@ -231,6 +232,11 @@ impl State {
                     return Poll::Ready(if has_content { Ok(()) } else { Err(error) });
                 }
                 Ok(Step::NeedMore) if buf.filled().len() == base => {}
+                // Records of the protocol itself: no content, and others want to be served.
+                Ok(Step::Paused) if buf.filled().len() == base => {
+                    give_way(cx);
+                    return Poll::Pending;
+                }
                 Ok(Step::Closed) => {
                     self.reading = Reading::Closed;
                     return Poll::Ready(Ok(()));

@@ -12,9 +12,15 @@ use super::inbound::{Inbound, Incoming};
 use super::outbound::Outbound;
 use super::{Kind, Limits, Role, close};
 use crate::buffers::BULK;
+use crate::give_way;
 
 /// Pings answered one by one per read of the transport; beyond, only the newest.
 const PINGS_PER_READ: u8 = 16;
+
+/// What a read of the transport takes of a turn at the least, in bytes: opening many small records costs as much.
+const READ_COST: usize = 32 * 1024;
+/// The same for a long run of fragments.
+const FRAGMENTS_COST: usize = 16 * 1024;
 
 /// What [`WebSocket::poll_recv`] reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +95,9 @@ impl From<io::Error> for Error {
 ///
 /// `poll_recv` draws on the task's tokio budget with every event, so that a peer with many small
 /// messages cannot keep the worker to itself: when the budget is spent it returns `Pending` and
-/// wakes the task. A loop that polls until `Pending` is therefore fair.
+/// wakes the task. Bytes are bounded by [`begin_turn`](Self::begin_turn): beyond what it was given, `poll_recv` returns
+/// `Pending` and [gives way](crate::give_way), also in the middle of a message. A loop that polls until `Pending` is
+/// therefore fair.
 ///
 /// **Buffers.** Received bytes and queued frames live in one buffer each, taken from a pool of its kind
 /// of the worker thread and given back when empty; a connection that waits with little in its hands
@@ -106,6 +114,8 @@ pub struct WebSocket<T> {
     inbound: Inbound,
     outbound: Outbound,
     received: u64,
+    /// Bytes that may still be received in this turn.
+    turn: usize,
     pings_left: u8,
     phase: Phase,
 }
@@ -128,6 +138,7 @@ impl<T> WebSocket<T> {
             inbound: Inbound::new(role, limits, early),
             outbound: Outbound::new(role),
             received: early.len() as u64,
+            turn: usize::MAX,
             pings_left: PINGS_PER_READ,
             phase: Phase::Open,
         }
@@ -137,6 +148,12 @@ impl<T> WebSocket<T> {
     /// judged by the new ones.
     pub fn set_limits(&mut self, limits: Limits) {
         self.inbound.set_limits(limits);
+    }
+
+    /// Lets [`poll_recv`](Self::poll_recv) receive about `bytes` from now on, before it gives way to other tasks. Call it
+    /// at the begin of each poll of the task; without, there is no bound.
+    pub fn begin_turn(&mut self, bytes: usize) {
+        self.turn = bytes;
     }
 
     /// The payload of the last [`Event::Message`], to be read or decoded in place. Valid until the
@@ -303,7 +320,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
             }
             match self.inbound.decode() {
                 Ok(None) => {}
-                Ok(Some(incoming)) => return Poll::Ready(Ok(self.react(incoming))),
+                Ok(Some(incoming)) => match self.react(incoming) {
+                    Some(event) => return Poll::Ready(Ok(event)),
+                    None if self.turn > 0 => continue,
+                    None => {}
+                },
                 Err(violation) => {
                     let code = violation.code();
                     self.push_close(Some(code), violation.reason());
@@ -311,6 +332,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
                     self.inbound.discard();
                     return Poll::Ready(Err(Error::Protocol { code, violation }));
                 }
+            }
+            if self.turn == 0 {
+                give_way(cx);
+                return Poll::Pending;
             }
             match self.poll_fill(cx) {
                 Poll::Ready(Ok(0)) => return self.end(Error::Disconnected),
@@ -324,8 +349,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
         }
     }
 
-    fn react(&mut self, incoming: Incoming) -> Event {
-        match incoming {
+    fn react(&mut self, incoming: Incoming) -> Option<Event> {
+        Some(match incoming {
+            Incoming::Pause => {
+                self.spend(FRAGMENTS_COST);
+                return None;
+            }
             Incoming::Message(kind) => Event::Message(kind),
             Incoming::Ping => {
                 self.outbound.set_pong(self.inbound.control());
@@ -338,7 +367,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
                 self.inbound.discard();
                 Event::Close { code: code.map(CloseCode::get) }
             }
-        }
+        })
     }
 
     /// Reads once, up to 128 KiB.
@@ -346,16 +375,30 @@ impl<T: AsyncRead + AsyncWrite + Unpin> WebSocket<T> {
         let n = ready!(poll_read_into(&mut self.io, cx, self.inbound.room()))?;
         self.inbound.commit(n);
         self.received += n as u64;
+        self.spend(n.max(READ_COST));
         Poll::Ready(Ok(n))
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        if self.turn < usize::MAX {
+            self.turn = self.turn.saturating_sub(bytes);
+        }
     }
 
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, Error>> {
         loop {
+            if self.turn == 0 {
+                give_way(cx);
+                return Poll::Pending;
+            }
             let result = poll_read_into(&mut self.io, cx, self.inbound.room());
             self.inbound.discard();
             match result {
                 Poll::Ready(Ok(0)) => return self.end(Error::Disconnected),
-                Poll::Ready(Ok(n)) => self.received += n as u64,
+                Poll::Ready(Ok(n)) => {
+                    self.received += n as u64;
+                    self.spend(n.max(READ_COST));
+                }
                 Poll::Ready(Err(error)) => return self.end(error.into()),
                 Poll::Pending => return Poll::Pending,
             }

@@ -21,9 +21,14 @@ mod store;
 /// A read is worth its call if there is room for this much.
 const ROOM_MIN: usize = 16 * 1024;
 
+/// Frames of one message that are decoded before [`Incoming::Pause`]: a message may be in many fragments without content.
+const FRAGMENTS_MAX: usize = 256;
+
 /// What one step of decoding has found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Incoming {
+    /// Nothing yet, after [`FRAGMENTS_MAX`] frames; there may be more to decode.
+    Pause,
     Message(Kind),
     /// The payload is in [`Inbound::control`].
     Ping,
@@ -109,7 +114,7 @@ impl Inbound {
     /// called again after an error.
     pub(super) fn decode(&mut self) -> Result<Option<Incoming>, Violation> {
         self.forget_delivered();
-        loop {
+        for _ in 0..FRAGMENTS_MAX {
             if self.frame.is_some() {
                 if !self.take_payload()? {
                     return Ok(None);
@@ -152,6 +157,7 @@ impl Inbound {
                 is_final: header.is_final,
             });
         }
+        Ok(Some(Incoming::Pause))
     }
 
     /// Checks a data frame's place in its message, and its claim before anything is reserved.

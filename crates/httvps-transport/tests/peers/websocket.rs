@@ -135,6 +135,53 @@ async fn an_idle_connection_holds_no_buffer_and_a_dripping_one_little() {
     assert_eq!(socket.message(), [b'x'; 1000]);
 }
 
+/// Receives one message in turns of `bytes` each; gives how many turns it took.
+async fn turns_of_a_message(socket: &mut Ours, bytes: usize) -> usize {
+    let mut turns = 0;
+    let event = poll_fn(|cx| {
+        socket.begin_turn(bytes);
+        turns += 1;
+        let before = socket.received();
+        let event = socket.poll_recv(cx);
+        // What a turn goes beyond its bound is one read.
+        assert!(socket.received() - before <= bytes.saturating_add(128 * 1024) as u64);
+        event
+    })
+    .await;
+    assert_eq!(event.unwrap(), Event::Message(Kind::Binary));
+    turns
+}
+
+#[tokio::test]
+async fn a_turn_ends_inside_a_message_and_the_next_one_goes_on() {
+    let (near, mut far) = duplex(4 * 1024 * 1024);
+    let mut socket = ours(near, Role::Server);
+    let payload: Vec<u8> = (0..1_000_000_u32).map(|n| (n >> 3) as u8).collect();
+    for (bytes, turns) in [(1000, 8..), (300_000, 3..), (usize::MAX, 1..)] {
+        far.write_all(&frame(Role::Client, true, BINARY, &payload)).await.unwrap();
+        let taken = turns_of_a_message(&mut socket, bytes).await;
+        assert!(turns.contains(&taken) && taken < 20, "{taken} turns of {bytes}");
+        assert!(socket.message() == payload);
+    }
+}
+
+#[tokio::test]
+async fn fragments_without_content_take_of_a_turn_too() {
+    let (near, mut far) = duplex(4 * 1024 * 1024);
+    let limits = Limits { max_fragments: 20_000, ..Limits::default() };
+    let mut socket = WebSocket::new(near, Role::Server, limits, &[]);
+    let mut bytes = frame(Role::Client, false, BINARY, b"");
+    for _ in 0..10_000 {
+        bytes.extend(frame(Role::Client, false, Opcode::Continuation, b""));
+    }
+    bytes.extend(frame(Role::Client, true, Opcode::Continuation, b"end"));
+    far.write_all(&bytes).await.unwrap();
+    // 60,000 bytes are one read, and every 256 fragments are 16 KiB.
+    let turns = turns_of_a_message(&mut socket, 64 * 1024).await;
+    assert!((9..=12).contains(&turns), "{turns}");
+    assert_eq!(socket.message(), b"end");
+}
+
 #[tokio::test]
 async fn a_slow_reader_holds_what_is_queued_and_no_more() {
     let (near, mut far) = duplex(100);

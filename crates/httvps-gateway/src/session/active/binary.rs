@@ -2,7 +2,7 @@
 
 use super::super::relay::Waits;
 use super::super::wire::Wire;
-use super::streams::ToClient;
+use super::to_client::ToClient;
 use super::{Active, SCRATCH};
 use crate::metrics::{ClientErrorCode, Limit, SessionEnd};
 use httvps_proto::v2::{Event, Frames, Kind, ResetCode, Side, Violation};
@@ -11,13 +11,20 @@ use httvps_transport::ws::CloseCode;
 use std::time::Instant;
 
 impl Active {
-    /// Takes the frames of the binary message that has arrived, in order.
+    /// Takes the frames of the binary message that has arrived, in order, from `at` on.
+    ///
+    /// A message may hold a hundred thousand of them: when the turn is over, or answers pile up, the rest waits in the
+    /// link, and `unread` says where it begins.
     ///
     /// Payload goes to its upstream from where it lies: the message stays in the link, and the parts
     /// of the session that a relay needs are borrowed beside it.
-    pub(super) fn handle_frames(&mut self, now: Instant) -> Result<(), SessionEnd> {
-        let mut at = 0;
+    pub(super) fn handle_frames(&mut self, mut at: usize, now: Instant) -> Result<(), SessionEnd> {
+        self.unread = None;
         loop {
+            if self.work.is_spent() || !self.may_read() {
+                self.unread = Some(at);
+                return Ok(());
+            }
             let bounds = self.bounds();
             let (message, mut out) = self.link.message();
             let Wire::V2(session) = &mut self.wire else { return Ok(()) };
@@ -32,6 +39,7 @@ impl Active {
                 Ok(event) => event,
                 Err(violation) => return Err(self.break_off(violation)),
             };
+            self.work.spend_frame(&event);
             match event {
                 Event::Data { stream, data } => {
                     let (wire, relays) = (&mut self.wire, &mut self.relays);
@@ -60,7 +68,10 @@ impl Active {
                         Kind::Datagrams => self.open_datagrams(stream, target, now)?,
                     }
                 }
-                Event::Refused(code) => self.note_refused(code, now)?,
+                Event::Refused(code) => {
+                    self.note_limit(code);
+                    self.note_refused(code, now)?;
+                }
                 Event::Finish(stream) => {
                     if let Some(relay) = self.relays.get_mut(StreamKey(stream)) {
                         relay.handle_finish();
@@ -105,13 +116,17 @@ impl Active {
         self.note_refused(code, now)
     }
 
-    /// Notes an OPEN that was answered with a reset at once.
-    fn note_refused(&mut self, code: ResetCode, now: Instant) -> Result<(), SessionEnd> {
+    /// Counts a limit of the session for which an OPEN was refused.
+    fn note_limit(&self, code: ResetCode) {
         if code == ResetCode::Limit {
             let is_full = self.wire.stream_count() >= self.gateway.config.max_streams_per_session;
             let limit = if is_full { Limit::Streams } else { Limit::StreamOpens };
             self.gateway.metrics.limit_hit(limit);
         }
+    }
+
+    /// Notes an OPEN that was answered with a reset at once.
+    fn note_refused(&mut self, code: ResetCode, now: Instant) -> Result<(), SessionEnd> {
         self.log_error(ErrorCode::StreamError, None, Some(code.as_str()));
         self.count_refused(now)
     }

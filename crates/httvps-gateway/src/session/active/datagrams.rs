@@ -10,10 +10,6 @@ use httvps_proto::v2::ResetCode;
 use httvps_upstream::OpenRequest;
 use std::time::Instant;
 
-/// Datagrams that a session hands to its targets between two rounds of turns. One message can hold a hundred thousand
-/// of them, and each is a call of the system: those beyond wait for their stream's turn, in its queue.
-pub(super) const HURRY: usize = 1024;
-
 impl Active {
     pub(super) fn open_datagrams(
         &mut self,
@@ -25,6 +21,7 @@ impl Active {
             Ok(target) => target,
             Err(error) => return self.refuse_target(stream, error, now),
         };
+        let Some(place) = self.place_for(stream, now)? else { return Ok(()) };
         let config = &self.gateway.config;
         let idle = idle_timeout(config.datagram_idle_timeout, target.as_ref());
         let lookups = self.place.device.lookups.clone();
@@ -37,7 +34,7 @@ impl Active {
             }
         };
         let datagrams = Datagrams::new(dial, idle, &self.ready, stream, now);
-        self.relays.insert_datagrams(stream, datagrams);
+        self.relays.insert_datagrams(stream, datagrams, place);
         self.traffic.streams += 1;
         self.gateway.metrics.stream_opened();
         self.sweep_by(Some(now + idle));
@@ -66,13 +63,13 @@ impl Active {
             link: &mut self.link,
             wire: &mut self.wire,
             metrics: &self.gateway.metrics,
-            hurry: &mut self.hurry,
             max_waiting_bytes: limit.saturating_sub(held - before),
             sent: 0,
         };
         let result = f(datagrams, &mut way);
         let sent = way.sent;
         self.relays.datagram_bytes = held - before + datagrams.waiting_bytes();
+        self.work.spend(sent as usize);
         self.traffic.bytes_out += sent;
         self.gateway.metrics.bytes_out.inc_by(sent);
         Some(result)
@@ -116,7 +113,6 @@ pub(super) struct ClientWay<'a> {
     link: &'a mut ClientLink,
     wire: &'a mut Wire,
     metrics: &'a Metrics,
-    hurry: &'a mut usize,
     max_waiting_bytes: usize,
     sent: u64,
 }
@@ -134,12 +130,6 @@ impl Way for ClientWay<'_> {
 
     fn opened(&mut self) {
         self.wire.opened(self.stream, &mut self.link.outbox());
-    }
-
-    fn may_hurry(&mut self) -> bool {
-        let has_more = *self.hurry > 0;
-        *self.hurry = self.hurry.saturating_sub(1);
-        has_more
     }
 
     fn max_waiting_bytes(&self) -> usize {

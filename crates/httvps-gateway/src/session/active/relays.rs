@@ -2,6 +2,7 @@
 
 use super::super::datagrams::Datagrams;
 use super::super::relay::{Load, Relay};
+use crate::device::StreamPlace;
 use crate::metrics::{Limit, Metrics};
 use httvps_mux::{Pace, StreamWaker};
 use httvps_proto::{StreamEnd, StreamKey};
@@ -20,24 +21,24 @@ pub(super) struct Relays {
     pub(super) datagram_bytes: usize,
 }
 
-/// A stream by its kind.
+/// A stream by its kind, with its place among those of its device.
 pub(super) enum Entry {
-    Bytes(Box<Relay>),
-    Datagrams(Box<Datagrams>),
+    Bytes(Box<Relay>, StreamPlace),
+    Datagrams(Box<Datagrams>, StreamPlace),
 }
 
 impl Entry {
     pub(super) fn waker(&self) -> &StreamWaker {
         match self {
-            Self::Bytes(relay) => relay.waker(),
-            Self::Datagrams(datagrams) => datagrams.waker(),
+            Self::Bytes(relay, _) => relay.waker(),
+            Self::Datagrams(datagrams, _) => datagrams.waker(),
         }
     }
 
     fn pace(&self) -> Pace {
         match self {
-            Self::Bytes(relay) => relay.pace,
-            Self::Datagrams(_) => Pace::Interactive,
+            Self::Bytes(relay, _) => relay.pace,
+            Self::Datagrams(..) => Pace::Interactive,
         }
     }
 }
@@ -55,12 +56,17 @@ impl Relays {
         Self { metrics, table: HashMap::new(), pending: 0, full: 0, datagram_bytes: 0 }
     }
 
-    pub(super) fn insert(&mut self, stream: StreamKey, relay: Relay) {
-        self.table.insert(stream, Entry::Bytes(Box::new(relay)));
+    pub(super) fn insert(&mut self, stream: StreamKey, relay: Relay, place: StreamPlace) {
+        self.table.insert(stream, Entry::Bytes(Box::new(relay), place));
     }
 
-    pub(super) fn insert_datagrams(&mut self, stream: StreamKey, datagrams: Datagrams) {
-        self.table.insert(stream, Entry::Datagrams(Box::new(datagrams)));
+    pub(super) fn insert_datagrams(
+        &mut self,
+        stream: StreamKey,
+        datagrams: Datagrams,
+        place: StreamPlace,
+    ) {
+        self.table.insert(stream, Entry::Datagrams(Box::new(datagrams), place));
     }
 
     pub(super) fn contains(&self, stream: StreamKey) -> bool {
@@ -70,21 +76,21 @@ impl Relays {
     /// The relay of a stream of bytes.
     pub(super) fn get_mut(&mut self, stream: StreamKey) -> Option<&mut Relay> {
         match self.table.get_mut(&stream)? {
-            Entry::Bytes(relay) => Some(relay),
-            Entry::Datagrams(_) => None,
+            Entry::Bytes(relay, _) => Some(relay),
+            Entry::Datagrams(..) => None,
         }
     }
 
     /// The relay of a stream of datagrams.
     pub(super) fn datagrams_mut(&mut self, stream: StreamKey) -> Option<&mut Datagrams> {
         match self.table.get_mut(&stream)? {
-            Entry::Datagrams(datagrams) => Some(datagrams),
-            Entry::Bytes(_) => None,
+            Entry::Datagrams(datagrams, _) => Some(datagrams),
+            Entry::Bytes(..) => None,
         }
     }
 
     pub(super) fn is_datagrams(&self, stream: StreamKey) -> bool {
-        matches!(self.table.get(&stream), Some(Entry::Datagrams(_)))
+        matches!(self.table.get(&stream), Some(Entry::Datagrams(..)))
     }
 
     /// Says that a stream waits for its turn from now on; None when it does already, or is gone.
@@ -106,16 +112,16 @@ impl Relays {
         idle: Duration,
     ) -> Option<(Instant, StreamEnd)> {
         match self.table.get(&stream)? {
-            Entry::Bytes(relay) => relay.deadline(stall, idle),
-            Entry::Datagrams(datagrams) => Some((datagrams.idle_at(), StreamEnd::Idle)),
+            Entry::Bytes(relay, _) => relay.deadline(stall, idle),
+            Entry::Datagrams(datagrams, _) => Some((datagrams.idle_at(), StreamEnd::Idle)),
         }
     }
 
     pub(super) fn remove(&mut self, stream: StreamKey, max_stream: usize) -> Option<Entry> {
         let entry = self.table.remove(&stream)?;
         match &entry {
-            Entry::Bytes(relay) => self.recount(relay.load(max_stream), Load::default()),
-            Entry::Datagrams(datagrams) => self.datagram_bytes -= datagrams.waiting_bytes(),
+            Entry::Bytes(relay, _) => self.recount(relay.load(max_stream), Load::default()),
+            Entry::Datagrams(datagrams, _) => self.datagram_bytes -= datagrams.waiting_bytes(),
         }
         if self.table.is_empty() {
             // A peak of streams is no reason to hold its table for ever.

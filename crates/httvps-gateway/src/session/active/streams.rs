@@ -1,19 +1,24 @@
 //! The streams of a session: opening, turns, ending.
 
-use super::super::relay::{Relay, Sink, Turn, Waits};
+use super::super::relay::{Relay, Turn, Waits};
 use super::super::wire::Wire;
+use super::Active;
 use super::delivering::Delivery;
-use super::relays::{Entry, Relays};
-use super::{Active, POLL_BUDGET};
+use super::relays::Entry;
+use super::to_client::{Bounds, ClientSink, Moved, ToClient};
+use crate::device::StreamPlace;
 use crate::metrics::Limit;
 use crate::metrics::SessionEnd;
-use httvps_mux::{FLUSH_AT, LinkOutbox};
-use httvps_proto::v2::ResetCode;
+use httvps_mux::{FLUSH_AT, Work};
+use httvps_proto::v2::{INITIAL_SESSION_CREDIT, ResetCode, Scarce};
 use httvps_proto::{ErrorCode, Input, StreamEnd, StreamKey, Target, TargetError};
 use httvps_upstream::OpenRequest;
 use std::borrow::Cow;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often a session whose windows have grown is looked at.
+const REST: Duration = Duration::from_secs(5);
 
 impl Active {
     /// Gives the streams that waited for room a turn, once there is some again.
@@ -66,13 +71,16 @@ impl Active {
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
-        budget: &mut usize,
     ) -> Result<bool, SessionEnd> {
         let relays = &self.relays;
         self.turns.take_ready(&self.ready, |stream| relays.pace(stream));
         let (mut has_moved, mut is_blocked) = (false, false);
-        // No more than half of a poll's budget at once, so that the client is heard in between.
-        for _ in 0..self.turns.len().min(POLL_BUDGET / 2).min(*budget) {
+        let begun = self.work;
+        for _ in 0..self.turns.len() {
+            // No more than half of a turn at once, so that the client is heard in between.
+            if self.work.is_spent() || !self.work.is_within_half_since(begun) {
+                break;
+            }
             if self.link.queued() >= FLUSH_AT && !is_blocked {
                 is_blocked = match self.link.poll_flush(cx, now) {
                     Poll::Ready(Ok(())) => false,
@@ -83,7 +91,7 @@ impl Active {
                 };
             }
             let Some(stream) = self.turns.pop() else { break };
-            *budget -= 1;
+            self.work.spend(Work::CALL);
             self.take_turn(stream, now)?;
             has_moved = true;
         }
@@ -94,6 +102,7 @@ impl Active {
     pub(super) fn take_turn(&mut self, stream: StreamKey, now: Instant) -> Result<(), SessionEnd> {
         let is_datagrams = self.relays.is_datagrams(stream);
         let turn = if is_datagrams {
+            self.work.spend(Work::DATAGRAMS);
             self.with_datagrams(stream, |datagrams, way| datagrams.poll(now, way))
         } else {
             self.with_relay(stream, now, |relay, sink| relay.poll(now, sink))
@@ -126,6 +135,8 @@ impl Active {
 
     /// Counts what a relay has moved, and has it looked at again if something of it waits.
     pub(super) fn account(&mut self, moved: Moved, now: Instant) {
+        self.work.spend(moved.sent as usize);
+        self.account_windows(now);
         if moved.sent > 0 {
             self.traffic.bytes_out += moved.sent;
             self.gateway.metrics.bytes_out.inc_by(moved.sent);
@@ -134,6 +145,18 @@ impl Active {
             let stall = self.gateway.config.stream_stall_timeout;
             self.sweep_by((!stall.is_zero()).then(|| now + stall));
         }
+    }
+
+    /// Counts windows that the budget keeps small, and has those that have grown looked at again.
+    fn account_windows(&mut self, now: Instant) {
+        let Wire::V2(session) = &mut self.wire else { return };
+        let has_grown = session.window() > INITIAL_SESSION_CREDIT as usize;
+        match session.take_lack() {
+            None => {}
+            Some(Scarce::Process) => self.gateway.metrics.limit_hit(Limit::WindowBudget),
+            Some(Scarce::Device) => self.gateway.metrics.limit_hit(Limit::WindowBudgetPerDevice),
+        }
+        self.sweep_by(has_grown.then(|| now + REST));
     }
 
     /// The bounds on what one relay may queue.
@@ -154,16 +177,41 @@ impl Active {
             Ok(target) => target,
             Err(error) => return self.refuse_target(stream, error, now),
         };
+        let Some(place) = self.place_for(stream, now)? else { return Ok(()) };
         let deadline = self.gateway.config.dial_timeout;
         let lookups = self.place.device.lookups.clone();
         let dial = self.connector.connect(OpenRequest { target, deadline, lookups });
-        self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now));
+        self.relays.insert(stream, Relay::new(dial, &self.ready, stream, now), place);
         self.traffic.streams += 1;
         self.gateway.metrics.stream_opened();
         let idle = self.gateway.config.stream_idle_timeout;
         self.sweep_by((!idle.is_zero()).then(|| now + idle));
         // The test upstreams stand at once; a dial has to be polled once to begin.
         self.take_turn(stream, now)
+    }
+
+    /// Takes a place for a stream among those of its device; without one, the client is told.
+    pub(super) fn place_for(
+        &mut self,
+        stream: StreamKey,
+        now: Instant,
+    ) -> Result<Option<StreamPlace>, SessionEnd> {
+        let full = match self.place.device.open_stream(self.connector.uses_target(), now) {
+            Ok(place) => return Ok(Some(place)),
+            Err(full) => full,
+        };
+        self.gateway.metrics.limit_hit(full.limit());
+        let (refusal, words) = full.refusal();
+        let Wire::Json(session) = &mut self.wire else {
+            self.turn_away(stream.0, ResetCode::Limit, words, now)?;
+            return Ok(None);
+        };
+        let refused = session.refuse_open(now, stream, refusal, words, &mut self.link.outbox());
+        if let Input::Fatal(cause) = refused {
+            return Err(self.end_of_flood(cause));
+        }
+        self.count_error(refusal.code(), Some(refusal));
+        Ok(None)
     }
 
     /// The target that a client named, for a connector that wants to know it.
@@ -248,10 +296,14 @@ impl Active {
             self.turns.retain(|waiting| waiting != stream);
             self.ready.forget(stream);
         }
-        let mut relay = match entry {
-            Entry::Bytes(relay) => relay,
-            Entry::Datagrams(datagrams) => return self.unlist(stream, &datagrams),
+        let (mut relay, place) = match entry {
+            Entry::Bytes(relay, place) => (relay, place),
+            Entry::Datagrams(datagrams, place) => {
+                drop(place);
+                return self.unlist(stream, &datagrams);
+            }
         };
+        let descriptor = place.close();
         let config = &self.gateway.config;
         if relay.waits == Waits::Room {
             self.without_room.retain(|waiting| waiting != stream);
@@ -267,6 +319,7 @@ impl Active {
         let may_linger = self.delivering.streams() < config.max_streams_per_session;
         let is_wanted = may_linger && relay.has_sent_lately(Instant::now());
         if !is_needed && !is_wanted {
+            relay.end_in_order();
             return;
         }
         // What an upstream holds costs memory that is counted nowhere else.
@@ -274,18 +327,23 @@ impl Active {
             relay.reset();
             return;
         }
-        let Ok(place) = self.gateway.deliveries.clone().try_acquire_owned() else {
-            relay.reset();
-            return;
+        let device = &self.place.device;
+        let place = match device.deliver(&self.gateway.deliveries) {
+            Ok(place) => place,
+            Err(limit) => {
+                self.gateway.metrics.limit_hit(limit);
+                // What the system has taken it delivers by itself.
+                return if is_needed { relay.reset() } else { relay.end_in_order() };
+            }
         };
         let cost = relay.load(usize::MAX).cost;
         let delivery = Delivery::new(&self.delivering, &self.ready, cost);
         let stall = config.stream_stall_timeout;
         let limit = config.dial_timeout + stall;
-        let device = self.place.device.clone();
+        let device = device.clone();
         self.gateway.tasks.spawn(async move {
             relay.deliver(stall, limit).await;
-            drop((delivery, place, device));
+            drop((delivery, place, descriptor, device));
         });
     }
 
@@ -294,7 +352,8 @@ impl Active {
     /// ends with the session; and its client knows from the credit what has been taken.
     fn is_too_much_to_deliver(&self, bytes: usize) -> bool {
         let most = self.gateway.config.max_session_queue_bytes;
-        matches!(self.wire, Wire::V2(_)) && self.delivering.bytes() + bytes > most
+        let is_v2 = matches!(self.wire, Wire::V2(_));
+        is_v2 && bytes > 0 && self.delivering.bytes() + bytes > most
     }
 
     /// The session is over: frees every stream.
@@ -319,6 +378,10 @@ impl Active {
         let (stall, idle) =
             (self.gateway.config.stream_stall_timeout, self.gateway.config.stream_idle_timeout);
         self.sweep_at = None;
+        if let Wire::V2(session) = &mut self.wire {
+            let rest_at = session.rest(now);
+            self.sweep_by(rest_at);
+        }
         let streams: Vec<_> = self.relays.keys().collect();
         for stream in streams {
             match self.relays.deadline(stream, stall, idle) {
@@ -328,109 +391,5 @@ impl Active {
             }
         }
         Ok(())
-    }
-}
-
-/// Bounds on what one relay may queue, in bytes.
-#[derive(Clone, Copy)]
-pub(super) struct Bounds {
-    /// Queued for the client.
-    max_queued: usize,
-    /// Waiting for the relay's upstream.
-    max_stream: usize,
-}
-
-/// What a relay did with its turn.
-#[derive(Clone, Copy)]
-pub(super) struct Moved {
-    /// Payload bytes sent to the client.
-    sent: u64,
-    /// Whether something still waits for the upstream.
-    has_more: bool,
-}
-
-/// The parts of a session that a relay needs, so that it can be lent out while a message of the
-/// client is being read.
-pub(super) struct ToClient<'a> {
-    pub(super) relays: &'a mut Relays,
-    pub(super) wire: &'a mut Wire,
-    pub(super) out: LinkOutbox<'a>,
-    pub(super) bounds: Bounds,
-}
-
-impl ToClient<'_> {
-    /// Lends a stream's relay out. `arrived` is what the client has just sent; what of it and of
-    /// earlier bytes no longer waits afterwards was taken by the upstream, and is credited again.
-    pub(super) fn with_relay<R>(
-        mut self,
-        stream: StreamKey,
-        arrived: usize,
-        now: Instant,
-        f: impl FnOnce(&mut Relay, &mut ClientSink<'_, '_>) -> R,
-    ) -> Option<(R, Moved)> {
-        let Bounds { max_queued, max_stream } = self.bounds;
-        let relay = self.relays.get_mut(stream)?;
-        let before = relay.load(max_stream);
-        let waited = relay.waiting_bytes() + arrived;
-        let mut sink = ClientSink {
-            stream,
-            has_room: self.out.queued() < max_queued,
-            max_queued,
-            out: &mut self.out,
-            wire: self.wire,
-            sent: 0,
-        };
-        let result = f(relay, &mut sink);
-        let sent = sink.sent;
-        let after = relay.load(max_stream);
-        let has_more = relay.has_unsent();
-        let taken = waited.saturating_sub(relay.waiting_bytes());
-        if taken > 0 {
-            self.wire.consumed(stream, taken, now, &mut self.out);
-        }
-        self.relays.recount(before, after);
-        Some((result, Moved { sent, has_more }))
-    }
-}
-
-/// The way of one stream's payload to the client.
-pub(super) struct ClientSink<'a, 'b> {
-    stream: StreamKey,
-    has_room: bool,
-    max_queued: usize,
-    out: &'a mut LinkOutbox<'b>,
-    wire: &'a mut Wire,
-    sent: u64,
-}
-
-impl Sink for ClientSink<'_, '_> {
-    fn room(&self) -> usize {
-        if self.has_room { self.wire.credit(self.stream) } else { 0 }
-    }
-
-    fn keeps_boundaries(&self) -> bool {
-        matches!(self.wire, Wire::Json(_))
-    }
-
-    fn send(&mut self, payload: &[u8]) {
-        if self.wire.write(self.stream, payload, self.out) {
-            self.sent += payload.len() as u64;
-        }
-        self.has_room = self.out.queued() < self.max_queued;
-    }
-
-    fn fill<R>(&mut self, read: impl FnOnce(&mut Vec<u8>, usize) -> R) -> R {
-        let (sent, result) = self.wire.fill(self.stream, self.out, read);
-        self.sent += sent as u64;
-        self.has_room = self.out.queued() < self.max_queued;
-        result
-    }
-
-    fn finish(&mut self) -> bool {
-        self.wire.finish(self.stream, self.out)
-    }
-
-    fn opened(&mut self) {
-        self.wire.opened(self.stream, self.out);
     }
 }

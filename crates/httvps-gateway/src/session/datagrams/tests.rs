@@ -52,14 +52,13 @@ struct Client {
     room: usize,
     got: Vec<Vec<u8>>,
     opened: usize,
-    hurry: usize,
     most: usize,
     dropped: [u64; 2],
 }
 
 impl Client {
     fn new(room: usize) -> Self {
-        Self { room, got: Vec::new(), opened: 0, hurry: usize::MAX, most: 1 << 20, dropped: [0; 2] }
+        Self { room, got: Vec::new(), opened: 0, most: 1 << 20, dropped: [0; 2] }
     }
 }
 
@@ -73,11 +72,6 @@ impl Way for Client {
     }
     fn opened(&mut self) {
         self.opened += 1;
-    }
-    fn may_hurry(&mut self) -> bool {
-        let may = self.hurry > 0;
-        self.hurry = self.hurry.saturating_sub(1);
-        may
     }
     fn max_waiting_bytes(&self) -> usize {
         self.most
@@ -216,19 +210,6 @@ fn the_queues_keep_to_what_the_session_leaves_them_but_always_hold_one() {
         rig.client_sends(&datagram);
     }
     assert_eq!((rig.stream.waiting_bytes(), rig.client.dropped), (9, [0, 0]));
-}
-
-#[test]
-fn only_so_many_go_ahead_of_their_turn_and_in_order() {
-    let mut rig = Rig::open(99);
-    rig.client.hurry = 2;
-    for datagram in numbered(0..4) {
-        rig.client_sends(&datagram);
-    }
-    assert_eq!(rig.sent(), numbered(0..2));
-    assert!(rig.is_scheduled());
-    assert_eq!(rig.turn(), Turn::Waiting);
-    assert_eq!(rig.sent(), numbered(0..4));
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! How the windows of a session grow, shrink and are granted.
 
 use super::super::stream::Path;
-use super::super::{Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind};
+use super::super::{Frame, INITIAL_SESSION_CREDIT, INITIAL_STREAM_CREDIT, Kind, Scarce};
 use super::Session;
 use std::time::{Duration, Instant};
 
 /// So long after small messages their like is expected to come.
 const SMALL_FOR: Duration = Duration::from_secs(1);
+
+/// After so long without a byte, what windows have grown by is there for other sessions.
+pub(super) const IDLE: Duration = Duration::from_secs(10);
 
 impl Session {
     /// Fits a stream's window to its path and to what else the session carries; asked when bytes
@@ -23,6 +26,9 @@ impl Session {
             }),
         };
         let measured = known.measure(now, path);
+        if self.returned > 0 {
+            known.fall_back();
+        }
         let less = u64::from(known.shrink());
         self.promised -= less;
         self.grown -= less;
@@ -30,7 +36,9 @@ impl Session {
             if measured.is_small {
                 self.small = Some((now, stream));
             }
-            self.grow(stream, measured.wanted);
+            if self.returned == 0 {
+                self.grow(stream, measured.wanted);
+            }
             debug_assert!(self.is_balanced(), "the sums are those of the windows");
         }
     }
@@ -49,20 +57,26 @@ impl Session {
     pub(super) fn grow(&mut self, stream: u32, wanted: u32) {
         let (max_stream, max_session) =
             (self.limits.max_stream_window, self.limits.max_session_window);
-        let Some(known) = self.streams.get_mut(&stream) else {
+        let Some(before) = self.streams.get(&stream).map(|known| known.window.size()) else {
             return;
         };
         // One more stream must find its first credit even when all windows are full.
         let taken = self.promised + u64::from(INITIAL_STREAM_CREDIT);
         let room = u64::from(max_session).saturating_sub(taken);
-        let more = wanted.min(max_stream).saturating_sub(known.window.size());
+        let more = wanted.min(max_stream).saturating_sub(before);
         let taken = self.window.size().saturating_sub(INITIAL_SESSION_CREDIT);
-        let share = self.budget.share(taken as usize) as u64;
-        let more = u64::from(more).min(room).min(share);
+        let (share, scarce) = self.budget.share(taken as usize);
+        let wanted = u64::from(more).min(room);
+        let more = wanted.min(share as u64);
+        if more < wanted {
+            self.lack(scarce);
+        } else if more > 0 {
+            self.is_lacking = false;
+        }
         if more == 0 {
             return;
         }
-        let size = known.window.size() + more as u32;
+        let size = before + more as u32;
         self.grown += more;
         if self.fit() {
             self.promised += more;
@@ -81,14 +95,66 @@ impl Session {
         let wanted = u64::from(INITIAL_SESSION_CREDIT) + self.grown + u64::from(self.window.held());
         let wanted = wanted.min(u64::from(self.limits.max_session_window)) as u32;
         let wanted = wanted.max(INITIAL_SESSION_CREDIT);
-        let may_grow = wanted <= before || self.budget.try_take((wanted - before) as usize);
         if wanted < before {
             self.window.resize(wanted);
-            self.budget.give_back((before - self.window.size()) as usize);
-        } else if may_grow {
+            let less = before - self.window.size();
+            let returned = less.min(self.returned);
+            self.returned -= returned;
+            self.budget.give_back((less - returned) as usize);
+            return true;
+        }
+        if wanted > before {
+            if let Err(scarce) = self.budget.try_take((wanted - before) as usize) {
+                self.lack(scarce);
+                return false;
+            }
             self.window.resize(wanted);
         }
-        may_grow
+        true
+    }
+
+    fn lack(&mut self, scarce: Scarce) {
+        if !std::mem::replace(&mut self.is_lacking, true) {
+            self.lacked = Some(scarce);
+        }
+    }
+
+    /// What kept windows from growing as far as the path needs, once for each time that it begins to.
+    pub fn take_lack(&mut self) -> Option<Scarce> {
+        self.lacked.take()
+    }
+
+    /// Gives the budget back what windows have grown by, when nothing has come for [`IDLE`] and nothing waits. Gives when
+    /// to call it again; None while no window is larger than its first credit.
+    ///
+    /// The peer keeps its credit, which cannot be taken back. When it uses it the budget is asked for the same again; while
+    /// that has none, windows shrink, and the owner [must not read](Self::is_overdrawn) what it could not account for.
+    pub fn rest(&mut self, now: Instant) -> Option<Instant> {
+        let grown = self.window.size() - INITIAL_SESSION_CREDIT;
+        if grown == self.returned {
+            return None;
+        }
+        let at = self.consumed_at? + IDLE;
+        if now < at || self.window.held() > 0 {
+            return Some(at.max(now + IDLE / 2));
+        }
+        self.budget.give_back((grown - self.returned) as usize);
+        self.returned = grown;
+        None
+    }
+
+    /// Takes again what [`Self::rest`] has returned, since bytes come; without success windows shrink as they are used.
+    pub(super) fn resume(&mut self) {
+        match self.budget.try_take(self.returned as usize) {
+            Ok(()) => self.returned = 0,
+            Err(scarce) => self.lack(scarce),
+        }
+    }
+
+    /// Whether more is held than what the budget has for this session. The owner must not read the peer then: it goes on
+    /// when next hops have taken bytes, or others have given some back.
+    pub fn is_overdrawn(&self) -> bool {
+        self.returned > 0 && self.window.held() > self.window.size() - self.returned
     }
 
     /// Notes on the session's window that bytes were taken.
@@ -107,6 +173,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.budget.give_back((self.window.size() - INITIAL_SESSION_CREDIT) as usize);
+        let taken = self.window.size() - INITIAL_SESSION_CREDIT - self.returned;
+        self.budget.give_back(taken as usize);
     }
 }

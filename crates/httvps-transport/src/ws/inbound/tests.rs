@@ -54,7 +54,7 @@ fn hear(
                 heard.push(Said::Message(kind, vec![inbound.message().to_vec()]));
             }
             Some(Incoming::Ping) => heard.push(Said::Ping(inbound.control().to_vec())),
-            Some(Incoming::Pong) => {}
+            Some(Incoming::Pong | Incoming::Pause) => {}
             Some(Incoming::Close(_)) => return Ok(heard),
             None => {
                 if is_parked {
