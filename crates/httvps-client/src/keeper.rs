@@ -20,7 +20,7 @@ const MAX_ATTEMPTS: usize = 8;
 /// How long no further session is asked for when the gateway has said that there are enough.
 const SESSION_LIMIT_PAUSE: Duration = Duration::from_secs(10);
 
-/// Streams wait for a place for so long before it is reported, and then once in so long.
+/// A shortage of places lasts for so long before it is reported, and then once in so long.
 const REPORT_WAIT_AFTER: Duration = Duration::from_secs(1);
 const REPORT_EVERY: Duration = Duration::from_secs(30);
 
@@ -47,6 +47,7 @@ struct Shortage {
     stuck_since: Option<Instant>,
     told_full: Option<Instant>,
     displaced: u64,
+    displaced_since: Option<Instant>,
     told_displaced: Option<Instant>,
 }
 
@@ -290,9 +291,14 @@ impl Keeper {
             shortage.stuck_since = None;
         }
         let displaced = pool.flows.displaced();
-        if displaced > shortage.displaced && is_time(&mut shortage.told_displaced, now) {
-            let flows = displaced - std::mem::replace(&mut shortage.displaced, displaced);
-            events.push(Event::Displaced { flows, sessions });
+        if displaced > shortage.displaced {
+            // Those that come together are told together.
+            let since = *shortage.displaced_since.get_or_insert(now);
+            if is_time(&mut shortage.told_displaced, since + REPORT_WAIT_AFTER) {
+                shortage.displaced_since = None;
+                let flows = displaced - std::mem::replace(&mut shortage.displaced, displaced);
+                events.push(Event::Displaced { flows, sessions });
+            }
         }
         for event in &events {
             (self.report)(event);

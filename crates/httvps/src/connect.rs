@@ -399,16 +399,16 @@ impl Voice {
             }
             Event::Full { waiting, max_streams, sessions } => {
                 let words = format_args!(
-                    "{waiting} connections wait for a place: {sessions} sessions are up and the \
-                     gateway allows {max_streams} streams on each; close what is not needed, or \
-                     see --max-sessions"
+                    "every place is taken, connections that wait for one: {waiting} (sessions: \
+                     {sessions}, streams that the gateway allows on each: {max_streams}); close \
+                     what is not needed, or see --max-sessions"
                 );
                 self.say(Level::Warn, &words);
             }
             Event::Displaced { flows, .. } => {
                 let words = format_args!(
-                    "short of places: {flows} UDP flows, the quietest ones, had to give theirs to \
-                     others"
+                    "short of places: UDP flows that gave theirs to others: {flows}, the quietest \
+                     first"
                 );
                 self.say(Level::Warn, &words);
             }
