@@ -207,13 +207,16 @@ impl Keeper {
         self.is_hastened = false;
     }
 
-    /// Brings the next attempt forward for those who wait, once for each failure.
+    /// Brings the next attempt forward for those who wait, once for each failure; not towards a
+    /// gateway that is full.
     fn hasten(&mut self, now: Instant) {
         if self.is_hastened || now >= self.next_attempt || self.pool.waiting() == 0 {
             return;
         }
         let state = self.pool.state();
-        if state.live() > 0 || state.problem.as_ref().is_some_and(|error| error.is_lasting()) {
+        let is_full = |error: &ConnectError| matches!(error, ConnectError::SessionLimit);
+        let problem = state.problem.as_deref();
+        if state.live() > 0 || problem.is_some_and(|error| error.is_lasting() || is_full(error)) {
             return;
         }
         drop(state);

@@ -114,7 +114,7 @@ impl State {
 
     /// Places that are free, over all sessions.
     pub(crate) fn vacant(&self) -> usize {
-        self.usable().map(Member::vacant).sum()
+        self.usable().map(Member::vacant).fold(0, usize::saturating_add)
     }
 
     /// Places of a session; 0 where the gateway allows none.

@@ -161,3 +161,20 @@ async fn a_further_session_that_is_refused_does_not_delay_the_return_of_a_lost_o
     client.open(&target("t:1")).await.unwrap();
     assert!(begin.elapsed() <= Duration::from_millis(500), "{:?}", begin.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_allows_any_number_of_streams_is_counted_with() {
+    let world = Arc::new(World::default());
+    let client = start(&world, 8, usize::MAX);
+    client.connected().await.unwrap();
+    sleep(Duration::from_mins(2)).await;
+    // A session that was silent for a while, and the one that was opened beside it.
+    world.order(0, Order::Freeze);
+    settle().await;
+    let _stream = client.open(&target("t:1")).await.unwrap();
+    world.order(0, Order::Thaw);
+    settle().await;
+    assert_eq!(client.session_count(), 2);
+    let _streams = open_many(&client, 100).await;
+    assert_eq!(world.attempts(), 2);
+}
