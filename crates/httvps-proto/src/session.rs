@@ -117,6 +117,15 @@ impl Session {
                     let cause = CloseCause::TokenTooLong;
                     return self.refuse_hello(cause, "token is too long", out);
                 }
+                for (text, words) in [
+                    (&hello.device_id, "device_id holds a control character"),
+                    (&hello.token, "token holds a control character"),
+                ] {
+                    // No backend issues them, and some answer them with a failure of their own.
+                    if text.bytes().any(|byte| byte.is_ascii_control()) {
+                        return self.bad_hello(words, out);
+                    }
+                }
                 let names = |name| hello.capabilities.iter().any(|c| c == name);
                 self.phase = Phase::Authenticating(Accepted {
                     open_ack: names(CAPABILITY_OPEN_ACK),
