@@ -6,10 +6,10 @@ import ssl
 import pytest
 
 from rig.backend import REASONS, VALIDATE, Answer, Backend, allowed, answer, refused
-from rig.client import TOKEN, Device, fresh_device, login
+from rig.client import TOKEN, Device, fresh_device, hello, login
 from rig.poll import Stopwatch, eventually
 from rig.targets import full_backlog
-from rig.wire import wire_login
+from rig.wire import Wire, wire_login
 
 
 def assert_not_let_in(gateway, device_id=None, **fields):
@@ -400,3 +400,51 @@ def test_the_accepted_are_counted(start):
             pass
     assert_counted(gateway, accepted=2)
     assert backend_errors(gateway) == {}
+
+
+# --- what a stranger may cause ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x81\xfe\x10\x00\0\0\0\0" + b" " * 4096], ids=["silent", "with a message behind hello"])
+def test_the_call_of_a_client_that_has_gone_is_dropped(start, backend, sent):
+    gateway = start(BACKEND_MAX_CONCURRENT=1, BACKEND_TIMEOUT="8s", GATEWAY_HANDSHAKE_TIMEOUT="9s")
+    gone = fresh_device()
+    backend.set(gone, allowed(delay=30))
+    with Wire(gateway) as wire:
+        wire.upgrade()
+        wire.text(hello(gone))
+        eventually(lambda: backend.requests_of(gone), 5, "the backend is asked")
+        wire.send(sent)
+    eventually(lambda: gateway.metric("handshake_failures_total", phase="backend") == 1, 5, "the call is dropped")
+    with login(gateway):
+        pass
+    assert_counted(gateway, accepted=1)
+
+
+@pytest.mark.parametrize("character", ["\0", "\x1f", "\n", "\x7f"], ids=ascii)
+@pytest.mark.parametrize("member", ["device_id", "token"])
+def test_a_control_character_is_a_bad_hello_and_the_backend_is_not_asked(shared, shared_backend, member, character):
+    fields = {"device_id": fresh_device(), "token": TOKEN}
+    fields[member] += character
+    before = len(shared_backend.requests)
+    with Device(shared) as device:
+        frame = device.ask(**fields)
+        assert (frame["type"], frame["code"]) == ("error", "bad_hello"), frame
+        device.assert_closes()
+    assert len(shared_backend.requests) == before
+
+
+@pytest.mark.parametrize("reply, said", [
+    (answer({"allow": True, "token": "hunter2"}), 'status=200 path=/api/v1/auth/validate-device problem="allowed is missing"'),
+    (answer({"detail": "hunter2"}, 404), "status=404 path=/api/v1/auth/validate-device"),
+    (answer({"detail": "hunter2"}, 401), "BACKEND_GATEWAY_SECRET"),
+    (Answer(403, b"<html>hunter2</html>"), "firewall"),
+], ids=["no allowed", "404", "401", "403 of another party"])
+def test_the_log_says_what_was_wrong_with_an_answer_and_nothing_of_it(start, backend, reply, said):
+    gateway = start(GATEWAY_LOG_FORMAT="text", BACKEND_GATEWAY_SECRET="swordfish")
+    device_id = fresh_device()
+    backend.set(device_id, reply)
+    assert_not_let_in(gateway, device_id)
+    gateway.says("backend_error")
+    gateway.says(said)
+    gateway.never_says("hunter2", "swordfish", TOKEN)

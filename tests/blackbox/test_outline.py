@@ -110,6 +110,8 @@ def test_without_a_node_there_is_no_session(gateway, backend, name):
     assert metrics.sum("httvps_gateway_outline_assignments_total", result=label) == 1
     assert metrics.sum("httvps_gateway_active_sessions") == 0
     gateway.says("outline_unavailable")
+    if label == "backend_error":
+        gateway.says("/api/v1/nodes/assign-outline")
     gateway.never_says("hunter2")
 
 

@@ -10,7 +10,7 @@ use httvps_transport::socket::suit_peer;
 use httvps_transport::tls::TlsStream;
 use httvps_transport::ws::{self, Role, WebSocket};
 use rustix::io::Errno;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,7 +75,7 @@ fn admit(gateway: &Arc<Context>, overload: &Overload, socket: TcpStream, peer: S
         match gateway.admission.enter(peer.ip()) {
             Ok(half_open) => {
                 suit_peer(&socket, peer.ip());
-                let handshake = handshake(gateway.clone(), socket, half_open);
+                let handshake = handshake(gateway.clone(), socket, peer.ip(), half_open);
                 let until_drain = gateway.handshakes.clone();
                 gateway.tasks.spawn(async move {
                     until_drain.run_until_cancelled(handshake).await;
@@ -91,7 +91,7 @@ fn admit(gateway: &Arc<Context>, overload: &Overload, socket: TcpStream, peer: S
 }
 
 /// Everything before the session, under one absolute deadline.
-async fn handshake(gateway: Arc<Context>, socket: TcpStream, half_open: HalfOpen) {
+async fn handshake(gateway: Arc<Context>, socket: TcpStream, peer: IpAddr, half_open: HalfOpen) {
     let accepted = Instant::now();
     let connection = gateway.metrics.track_connection();
     let deadline = accepted + gateway.config.handshake_timeout;
@@ -123,7 +123,7 @@ async fn handshake(gateway: Arc<Context>, socket: TcpStream, half_open: HalfOpen
         }
     };
     let ws = websocket(&gateway, tls, &early);
-    let arrival = Arrival { accepted, deadline, half_open, connection };
+    let arrival = Arrival { accepted, deadline, peer, half_open, connection };
     session::begin(gateway, ws, arrival).await;
 }
 

@@ -119,6 +119,7 @@ fn parts(config: Config) -> Result<Parts, StartError> {
         timeout: config.backend_timeout,
         secret: config.backend_secret.clone(),
         max_concurrent: config.backend_max_concurrent,
+        idle_timeout: config.backend_idle_timeout,
         max_body: config.backend_max_body_bytes,
         breaker_failures: config.backend_breaker_failures,
         breaker_cooldown: config.backend_breaker_cooldown,

@@ -31,6 +31,14 @@ impl Source {
         networks.iter().any(|network| network.contains(&self.0))
     }
 
+    /// The widest network that may be one party's.
+    pub(crate) fn party(self) -> IpAddr {
+        match self.0 {
+            IpAddr::V4(_) => self.0,
+            IpAddr::V6(address) => cut(address, TIERS[0].0).into(),
+        }
+    }
+
     /// The networks in which the source is counted, each with its factor of the share of one
     /// address: three of IPv6, one of IPv4.
     fn networks(self) -> impl Iterator<Item = (IpNet, usize)> {
@@ -102,6 +110,12 @@ impl SourceCounts {
         if self.networks.is_empty() {
             self.networks.shrink_to_fit();
         }
+    }
+
+    /// What the fullest network of `source` has; 0 = it has no place. Comparable between sources.
+    pub(crate) fn load(&self, source: Source) -> usize {
+        let networks = source.networks().filter_map(|(network, _)| self.networks.get(&network));
+        networks.map(Count::load).max().unwrap_or(0)
     }
 
     /// The network of `source` that has `limit` places for one address or more: a /56 has twice

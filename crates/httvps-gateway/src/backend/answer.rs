@@ -1,6 +1,6 @@
 //! Reading what the backend answered to `validate-device`.
 
-use super::BackendError;
+use super::error::{BackendError, parse};
 use serde::Deserialize;
 
 /// What the backend says of a device (`ValidateDeviceResult` of the founding page).
@@ -36,6 +36,9 @@ struct Wrapped {
     detail: Body,
 }
 
+const TYPES: &str = "a member has another type than the API says: allowed is true or false, user_id a \
+                     number or text, subscription_status and reason are text";
+
 /// Longest text of the backend that is passed on to a client or a log, in bytes.
 const MAX_TEXT: usize = 256;
 
@@ -43,19 +46,21 @@ const MAX_TEXT: usize = 256;
 /// is neither that nor a clear refusal is an error of the backend.
 pub(super) fn read(status: u16, body: &[u8]) -> Result<ValidateDeviceResult, BackendError> {
     let body = httvps_text::without_mark(body);
+    let bad = |problem| BackendError::BadBody { status, problem };
     match status {
         200 => {
-            let body: Body = serde_json::from_slice(body).map_err(|_| BackendError::BadBody)?;
-            let allowed = body.allowed.ok_or(BackendError::BadBody)?;
+            let body: Body = parse(body, TYPES).map_err(bad)?;
+            let allowed = body.allowed.ok_or(bad("allowed is missing"))?;
             Ok(body.into_result(allowed))
         }
         403 => {
-            let body = serde_json::from_slice::<Wrapped>(body)
+            let body = parse::<Wrapped>(body, TYPES)
                 .map(|wrapped| wrapped.detail)
-                .or_else(|_| serde_json::from_slice::<Body>(body))
-                .map_err(|_| BackendError::BadBody)?;
+                .or_else(|_| parse::<Body>(body, TYPES))
+                .map_err(bad)?;
             match (body.allowed, &body.reason) {
-                (Some(true), _) | (None, None) => Err(BackendError::BadBody),
+                (Some(true), _) => Err(bad("allowed is true although the status is a refusal")),
+                (None, None) => Err(bad("allowed and reason are missing")),
                 _ => Ok(body.into_result(false)),
             }
         }
@@ -140,6 +145,27 @@ mod tests {
         ] {
             assert!(read(status, body.as_bytes()).is_err(), "{status} {body}");
         }
+    }
+
+    #[test]
+    fn an_error_says_what_is_wrong_and_nothing_of_what_was_sent() {
+        for (status, body, problem) in [
+            (200, r#"{"allow":true,"reason":"s3cret"}"#, "allowed is missing"),
+            (200, "", "the body is empty"),
+            (200, "<html>s3cret", "the body is not JSON"),
+            (200, r#"["s3cret"]"#, "the body is not a JSON object"),
+            (200, r#"{"allowed":"s3cret"}"#, TYPES),
+            (403, r#"{"detail":"s3cret"}"#, "allowed and reason are missing"),
+            (403, r#"{"allowed":true}"#, "allowed is true although the status is a refusal"),
+        ] {
+            let error = read(status, body.as_bytes()).unwrap_err();
+            assert_eq!(error, BackendError::BadBody { status, problem }, "{body}");
+            assert!(!format!("{error:?}").contains("s3cret"));
+        }
+        let (found, hint) = (BackendError::Status(404), "BACKEND_BASE_URL");
+        assert_eq!(found.status(), Some(404));
+        assert!(found.hint().unwrap().contains(hint));
+        assert!(BackendError::Status(401).hint().unwrap().contains("BACKEND_GATEWAY_SECRET"));
     }
 
     #[test]

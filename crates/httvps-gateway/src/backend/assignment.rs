@@ -1,6 +1,6 @@
 //! Reading what the backend answered to `assign-outline`.
 
-use super::BackendError;
+use super::error::{BackendError, parse};
 use crate::config::Secret;
 use serde::Deserialize;
 
@@ -56,7 +56,7 @@ impl OutlineNode {
 
 #[derive(Deserialize)]
 struct Body {
-    node_id: NodeId,
+    node_id: Option<NodeId>,
     host: Option<String>,
     port: Option<u16>,
     method: Option<String>,
@@ -77,6 +77,9 @@ struct Refusal {
     detail: String,
 }
 
+const TYPES: &str = "a member has another type than the API says: node_id is a number or text, port a number \
+                     up to 65535, the others are text";
+
 /// The one clear "no" of the API.
 const NONE_AVAILABLE: &str = "no_outline_nodes_available";
 /// Longest region that is kept, in bytes.
@@ -87,8 +90,9 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<AssignOutlineResult, Back
     let body = httvps_text::without_mark(body);
     match status {
         200 => {
-            let body: Body = serde_json::from_slice(body).map_err(|_| BackendError::BadBody)?;
-            body.into_node().map(AssignOutlineResult::Node).ok_or(BackendError::BadBody)
+            let node = parse::<Body>(body, TYPES).and_then(Body::into_node);
+            let node = node.map_err(|problem| BackendError::BadBody { status, problem })?;
+            Ok(AssignOutlineResult::Node(node))
         }
         503 => match serde_json::from_slice::<Refusal>(body) {
             Ok(refusal) if refusal.detail == NONE_AVAILABLE => {
@@ -101,26 +105,32 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<AssignOutlineResult, Back
 }
 
 impl Body {
-    fn into_node(self) -> Option<OutlineNode> {
-        let node_id = match self.node_id {
+    fn into_node(self) -> Result<OutlineNode, &'static str> {
+        let node_id = match self.node_id.ok_or("node_id is missing")? {
             NodeId::Number(number) => number.to_string(),
             NodeId::Text(text) => text,
         };
         if !OutlineNode::is_id(&node_id) {
-            return None;
+            return Err("node_id is not 1 to 64 letters, digits or one of ._-:");
         }
         let is_given = |secret: &Secret| !secret.expose().is_empty();
         let key = match self.access_url.filter(is_given) {
             Some(url) => OutlineKey::Url(url),
             None => OutlineKey::Parts {
-                host: self.host.filter(|host| (1..=255).contains(&host.len()))?,
-                port: self.port.filter(|port| *port != 0)?,
+                host: self
+                    .host
+                    .filter(|host| (1..=255).contains(&host.len()))
+                    .ok_or("host is missing, empty or longer than 255 bytes")?,
+                port: self.port.filter(|port| *port != 0).ok_or("port is missing or 0")?,
                 method: self.method.filter(|method| !method.is_empty()),
-                password: self.password.filter(is_given)?,
+                password: self
+                    .password
+                    .filter(is_given)
+                    .ok_or("access_url and password are missing or empty")?,
             },
         };
         let region = self.region.filter(|region| (1..=MAX_REGION).contains(&region.len()));
-        Some(OutlineNode { node_id, region, key })
+        Ok(OutlineNode { node_id, region, key })
     }
 }
 

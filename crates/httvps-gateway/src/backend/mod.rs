@@ -3,27 +3,36 @@
 mod answer;
 mod assignment;
 mod breaker;
+mod connection;
+mod error;
+mod exchange;
+mod pace;
+mod places;
 
 pub use answer::ValidateDeviceResult;
 pub use assignment::{AssignOutlineResult, OutlineKey, OutlineNode};
+pub use error::BackendError;
 
 use crate::authorities;
 use crate::config::Secret;
 use crate::dial::Dial;
 use crate::metrics::{Limit, Metrics};
-use breaker::Breaker;
+use crate::source::Source;
+use breaker::{Blame, Breaker};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use connection::Bounds;
+use exchange::{Answer, Connections, Failure, Keeping, Question};
+use http_body_util::Full;
+use httvps_proto::Bucket;
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Uri};
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use pace::Pace;
+use places::{Place, Places};
 use serde::Serialize;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 
 /// Where the backend is and how much of it one gateway may use.
 pub struct BackendSettings {
@@ -33,8 +42,11 @@ pub struct BackendSettings {
     pub timeout: Duration,
     /// Sent as `X-Internal-Secret`.
     pub secret: Option<Secret>,
-    /// Calls under way at once; further ones wait inside their time-out.
+    /// Calls under way at once; further ones wait inside their time-out, and those of the source
+    /// that has the fewest under way come first.
     pub max_concurrent: usize,
+    /// How long a connection is kept that is not used; zero = a new one for each call.
+    pub idle_timeout: Duration,
     /// Longest answer that is read, in bytes.
     pub max_body: usize,
     /// Failures in a row that open the breaker; 0 = never.
@@ -57,77 +69,31 @@ impl std::fmt::Display for BackendSetupError {
 
 impl std::error::Error for BackendSetupError {}
 
-/// Why the backend gave no verdict. The device is refused in every case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BackendError {
-    /// No whole answer within the time-out.
-    Timeout,
-    /// No connection: refused, no route, no such name, bad certificate.
-    Unreachable,
-    /// The connection broke or the answer was not HTTP.
-    Broken,
-    /// A status that the API does not have.
-    Status(u16),
-    /// The body is not what the API promises.
-    BadBody,
-    /// The body is longer than allowed.
-    BodyTooLarge,
-    /// Not asked: the breaker is open after many failures in a row.
-    CircuitOpen,
-    /// Not asked: no place among the concurrent calls came free in time.
-    Busy,
-}
-
-impl BackendError {
-    /// All values of [`Self::code`].
-    pub const CODES: [&'static str; 11] = [
-        "timeout",
-        "unreachable",
-        "broken",
-        "http_5xx",
-        "http_4xx",
-        "http_3xx",
-        "http_other",
-        "bad_body",
-        "body_too_large",
-        "circuit_open",
-        "busy",
-    ];
-
-    /// Whether it says that the backend is down, rather than that it dislikes the question.
-    const fn is_outage(self) -> bool {
-        matches!(self, Self::Timeout | Self::Unreachable | Self::Broken | Self::Status(500..=599))
-    }
-
-    /// The label `code` of `httvps_gateway_backend_errors_total`.
-    pub const fn code(self) -> &'static str {
-        match self {
-            Self::Timeout => "timeout",
-            Self::Unreachable => "unreachable",
-            Self::Broken => "broken",
-            Self::Status(500..=599) => "http_5xx",
-            Self::Status(400..=499) => "http_4xx",
-            Self::Status(300..=399) => "http_3xx",
-            Self::Status(_) => "http_other",
-            Self::BadBody => "bad_body",
-            Self::BodyTooLarge => "body_too_large",
-            Self::CircuitOpen => "circuit_open",
-            Self::Busy => "busy",
-        }
-    }
+/// Whom a question is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asker<'a> {
+    /// Where the one comes from that says it is this device.
+    pub peer: IpAddr,
+    /// The device.
+    pub device_id: &'a str,
 }
 
 /// Asks the backend. One per gateway; connections are pooled and kept.
 pub struct BackendClient {
-    http: Client<HttpsConnector<Dial>, Full<Bytes>>,
+    connections: Connections,
     validate_device: Endpoint,
     assign_outline: Endpoint,
     secret: Option<HeaderValue>,
     timeout: Duration,
-    places: Semaphore,
-    max_body: usize,
+    places: Arc<Places>,
+    pace: Mutex<Pace>,
     metrics: Metrics,
+    log_budget: Mutex<Bucket>,
 }
+
+/// Log lines about failed calls, a second and at once: strangers cause them.
+const LOG_RATE: u32 = 50;
+const LOG_BURST: u32 = 500;
 
 /// One path of the API. Each has a breaker of its own: a backend without nodes is no reason to turn
 /// devices away that need none.
@@ -153,7 +119,7 @@ impl Endpoint {
     }
 
     fn with_breaker<R>(&self, f: impl FnOnce(&mut Breaker) -> R) -> R {
-        f(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
+        f(&mut lock(&self.breaker))
     }
 }
 
@@ -173,6 +139,11 @@ struct AssignOutline<'a> {
 type Read<T> = fn(u16, &[u8]) -> Result<T, BackendError>;
 
 const INTERNAL_SECRET: HeaderName = HeaderName::from_static("x-internal-secret");
+const AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("httvps-gateway/", env!("CARGO_PKG_VERSION")));
+
+/// Connections that are kept although they are not used, at most.
+const MAX_IDLE: usize = 64;
 
 impl BackendClient {
     /// Prepares the client; asks nothing yet.
@@ -185,128 +156,185 @@ impl BackendClient {
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(Dial::new(settings.timeout));
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_mins(1))
-            .pool_max_idle_per_host(settings.max_concurrent.min(64))
-            .build(https);
+        let bounds = Bounds { body: settings.max_body, answers: settings.max_concurrent };
+        let keeping = Keeping {
+            idle: settings.idle_timeout,
+            connections: settings.max_concurrent.min(MAX_IDLE),
+            bounds,
+        };
         Ok(Self {
-            http,
+            connections: Connections::new(https, keeping),
             validate_device,
             assign_outline,
             secret,
             timeout: settings.timeout,
-            places: Semaphore::new(settings.max_concurrent),
-            max_body: settings.max_body,
+            places: Places::new(settings.max_concurrent),
+            pace: Mutex::new(Pace::new(settings.max_concurrent, settings.timeout, Instant::now())),
             metrics,
+            log_budget: Mutex::new(Bucket::new(LOG_RATE, LOG_BURST, Instant::now())),
         })
     }
 
     /// Asks whether a device may enter. Ends within the time-out, and at `deadline` at the latest;
-    /// cancelling it frees its place.
+    /// dropping it frees its place and ends the request.
     pub async fn validate_device(
         &self,
-        device_id: &str,
+        asker: Asker<'_>,
         token: &str,
         deadline: Instant,
     ) -> Result<ValidateDeviceResult, BackendError> {
-        let question = ValidateDevice { device_id, token };
-        self.call(&self.validate_device, &question, answer::read, deadline).await
+        let question = ValidateDevice { device_id: asker.device_id, token };
+        self.call(&self.validate_device, asker, &question, answer::read, deadline).await
     }
 
     /// Asks for the Outline node of a session, by the same rules as [`Self::validate_device`].
     pub async fn assign_outline(
         &self,
-        device_id: &str,
+        asker: Asker<'_>,
         region: Option<&str>,
         deadline: Instant,
     ) -> Result<AssignOutlineResult, BackendError> {
-        let question = AssignOutline { device_id, region_code: region };
-        self.call(&self.assign_outline, &question, assignment::read, deadline).await
+        let question = AssignOutline { device_id: asker.device_id, region_code: region };
+        self.call(&self.assign_outline, asker, &question, assignment::read, deadline).await
     }
 
     async fn call<T>(
         &self,
         endpoint: &Endpoint,
+        asker: Asker<'_>,
         question: &impl Serialize,
         read: Read<T>,
         deadline: Instant,
     ) -> Result<T, BackendError> {
         let start = Instant::now();
-        let own_deadline = start + self.timeout;
-        let until = own_deadline.min(deadline);
-        let result = if endpoint.with_breaker(|breaker| breaker.try_pass(start)) {
-            self.ask_in_turn(endpoint, question, read, until).await
+        let until = (start + self.timeout).min(deadline);
+        let source = Source::of(asker.peer);
+        let result = if endpoint.with_breaker(|breaker| breaker.try_pass(source.party(), start)) {
+            self.ask_in_turn(endpoint, source, question, read, until).await
         } else {
-            Err(BackendError::CircuitOpen)
+            Err(Failure { error: BackendError::CircuitOpen, blame: Blame::Nothing })
         };
         match &result {
-            Err(BackendError::CircuitOpen | BackendError::Busy) => {}
-            // A late hello is not the backend's fault.
-            Err(BackendError::Timeout) if until < own_deadline => {}
-            Err(error) if error.is_outage() => {
-                if endpoint.with_breaker(|breaker| breaker.handle_failure(Instant::now())) {
-                    let path = endpoint.uri.path();
-                    tracing::error!(code = error.code(), path, "backend_circuit_opened");
+            Err(Failure { error: BackendError::CircuitOpen | BackendError::Busy, .. }) => {}
+            Err(Failure { error, blame }) if error.is_outage() => {
+                let now = Instant::now();
+                let failed =
+                    |breaker: &mut Breaker| breaker.handle_failure(source.party(), *blame, now);
+                if endpoint.with_breaker(failed) {
+                    let (code, path) = (error.code(), endpoint.uri.path());
+                    tracing::error!(
+                        code,
+                        path,
+                        problem = error.problem(),
+                        "backend_circuit_opened"
+                    );
                 }
             }
             // It answered, if only to say that it dislikes what a client sent: not an outage.
             Ok(_) | Err(_) => endpoint.with_breaker(Breaker::handle_success),
+        }
+        let result = result.map_err(|failure| failure.error);
+        if let Err(error) = &result {
+            self.log(endpoint, asker, *error);
         }
         let failure = result.as_ref().err().map(|error| error.code());
         self.metrics.backend_request(start.elapsed(), failure);
         result
     }
 
+    /// Nothing of what was sent or received is logged.
+    fn log(&self, endpoint: &Endpoint, asker: Asker<'_>, error: BackendError) {
+        if lock(&self.log_budget).try_take(Instant::now()) {
+            tracing::warn!(
+                device_id = asker.device_id,
+                code = error.code(),
+                status = error.status(),
+                path = endpoint.uri.path(),
+                problem = error.problem(),
+                hint = error.hint(),
+                "backend_error"
+            );
+        }
+    }
+
     async fn ask_in_turn<T>(
         &self,
         endpoint: &Endpoint,
+        source: Source,
         question: &impl Serialize,
         read: Read<T>,
         until: Instant,
-    ) -> Result<T, BackendError> {
-        let _place = if let Ok(place) = self.places.try_acquire() {
+    ) -> Result<T, Failure> {
+        let not_asked = |error| Failure { error, blame: Blame::Nothing };
+        let _place: Place = if let Some(place) = self.places.try_enter(source) {
             place
         } else {
             self.metrics.limit_hit(Limit::BackendConcurrent);
-            let place = tokio::time::timeout_at(until.into(), self.places.acquire()).await;
-            place.ok().and_then(Result::ok).ok_or(BackendError::Busy)?
+            let place = tokio::time::timeout_at(until.into(), self.places.enter(source)).await;
+            place.map_err(|_| not_asked(BackendError::Busy))?
         };
-        tokio::time::timeout_at(until.into(), self.ask(endpoint, question, read))
-            .await
-            .unwrap_or(Err(BackendError::Timeout))
+        let request = self.request(endpoint, question).ok_or_else(|| {
+            not_asked(BackendError::Broken("the question cannot be put into a request"))
+        })?;
+        let question = Question { request, statuses: endpoint.statuses };
+        let begun = Instant::now();
+        let mut answer =
+            self.connections.ask(&question, until, || self.places.try_enter(source)).await;
+        self.set_pace(&mut answer, begun, until);
+        let answer = answer?;
+        read(answer.status, &answer.body).map_err(|error| Failure { error, blame: Blame::Question })
     }
 
-    async fn ask<T>(
+    /// Fits the number of calls at once to what the backend can do.
+    fn set_pace(&self, answer: &mut Result<Answer, Failure>, begun: Instant, until: Instant) {
+        let now = Instant::now();
+        let is_slower = match answer {
+            Err(failure @ Failure { error: BackendError::Timeout, .. }) => {
+                if until.saturating_duration_since(begun) < self.timeout / 2 {
+                    // A late hello, or a long wait for a place, is not the backend's fault.
+                    failure.blame = Blame::Nothing;
+                }
+                if failure.blame != Blame::Question {
+                    return;
+                }
+                lock(&self.pace).handle_timeout(begun, now)
+            }
+            Err(Failure { blame, .. }) if *blame != Blame::Question => return,
+            Ok(_) | Err(_) => {
+                lock(&self.pace).handle_answer(now);
+                false
+            }
+        };
+        let window = lock(&self.pace).window();
+        self.places.set_window(window);
+        if is_slower {
+            tracing::warn!(calls = window, "backend_late");
+        }
+    }
+
+    fn request(
         &self,
         endpoint: &Endpoint,
         question: &impl Serialize,
-        read: Read<T>,
-    ) -> Result<T, BackendError> {
-        let body = serde_json::to_vec(question).map_err(|_| BackendError::Broken)?;
+    ) -> Option<Request<Full<Bytes>>> {
+        let body = serde_json::to_vec(question).ok()?;
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(endpoint.uri.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+            .header(USER_AGENT, AGENT)
             .body(Full::new(Bytes::from(body)))
-            .map_err(|_| BackendError::Broken)?;
+            .ok()?;
         if let Some(secret) = &self.secret {
             request.headers_mut().insert(INTERNAL_SECRET, secret.clone());
         }
-        let response = self.http.request(request).await.map_err(|error| {
-            if error.is_connect() { BackendError::Unreachable } else { BackendError::Broken }
-        })?;
-        let status = response.status().as_u16();
-        if !endpoint.statuses.contains(&status) {
-            return Err(BackendError::Status(status));
-        }
-        let body = Limited::new(response.into_body(), self.max_body).collect().await;
-        match body {
-            Ok(body) => read(status, &body.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => Err(BackendError::BodyTooLarge),
-            Err(_) => Err(BackendError::Broken),
-        }
+        Some(request)
     }
+}
+
+/// What is behind these locks is whole between any two statements.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn secret_header(secret: &Secret) -> Result<HeaderValue, BackendSetupError> {

@@ -63,9 +63,15 @@ settings! {
         /// Certificates, PEM, that are trusted for an `https` backend besides those of the system.
         backend_ca_path: Option<PathBuf> as Maybe<File>, env BACKEND_CA_PATH;
 
-        /// Backend requests at once; further handshakes wait for one to end.
+        /// Backend requests at once; further handshakes wait for one to end, and those of the source
+        /// address that has the fewest requests under way come first.
         backend_max_concurrent: usize as Whole, env BACKEND_MAX_CONCURRENT, default "256",
             range "1" to "65536";
+
+        /// How long a connection to the backend is kept that is not used. Keep it below the time after
+        /// which the backend, or what stands in front of it, closes such a connection.
+        backend_idle_timeout: Duration as Time, env BACKEND_IDLE_TIMEOUT, default "4s",
+            range "100ms" to "10m", zero "a new connection for each request";
 
         /// Bytes of a backend answer; a larger one is a backend error.
         backend_max_body_bytes: usize as Size, env BACKEND_MAX_BODY_BYTES, default "64KiB",

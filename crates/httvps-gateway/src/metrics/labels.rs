@@ -86,6 +86,8 @@ labels! {
         Http = "http",
         /// Before a whole, valid `hello`.
         Hello = "hello",
+        /// While the backend was asked: the client went.
+        Backend = "backend",
     }
 
     /// Why a session ended.

@@ -15,12 +15,13 @@ use super::node::Node;
 use super::probe;
 use super::session::SessionNodes;
 use super::way::{Dialer, Way};
-use crate::backend::{AssignOutlineResult, BackendClient};
+use crate::backend::{Asker, AssignOutlineResult, BackendClient};
 use crate::config::{Config, UpstreamMode};
 use crate::metrics::{self, Metrics};
 use arc_swap::ArcSwap;
 use httvps_upstream::{Connector, EgressPolicy};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -168,13 +169,15 @@ impl Outline {
     /// Gives a new session its node.
     pub(crate) async fn assign(
         self: &Arc<Self>,
+        peer: IpAddr,
         device_id: &Arc<str>,
         region: Option<&str>,
         deadline: Instant,
     ) -> Result<Assigned, Unavailable> {
-        let first = self.find(device_id, region, &[], true, None, deadline).await?;
+        let asker = Asker { peer, device_id };
+        let first = self.find(asker, region, &[], true, None, deadline).await?;
         let node_id = first.node().id().into();
-        let nodes = SessionNodes::new(self.clone(), device_id.clone(), region, first);
+        let nodes = SessionNodes::new(self.clone(), peer, device_id.clone(), region, first);
         Ok(Assigned { connector: Arc::new(nodes), node_id })
     }
 
@@ -182,14 +185,14 @@ impl Outline {
     /// `doubted`, if there is one.
     pub(super) async fn replace(
         self: &Arc<Self>,
-        device_id: &str,
+        asker: Asker<'_>,
         region: Option<&str>,
         tried: &[Box<str>],
         may_ask: bool,
         doubted: Option<&Way>,
         deadline: Instant,
     ) -> Option<Assignment> {
-        self.find(device_id, region, tried, may_ask, doubted, deadline).await.ok()
+        self.find(asker, region, tried, may_ask, doubted, deadline).await.ok()
     }
 
     /// A node of the pool that carries datagrams, for a session whose own does not.
@@ -199,7 +202,7 @@ impl Outline {
 
     async fn find(
         self: &Arc<Self>,
-        device_id: &str,
+        asker: Asker<'_>,
         region: Option<&str>,
         tried: &[Box<str>],
         may_ask: bool,
@@ -213,7 +216,7 @@ impl Outline {
         let mut result = Err(Unavailable::NoneAvailable);
         let mut given_by = metrics::Assignment::Backend;
         if who.asks_backend() && may_ask {
-            result = self.ask_backend(device_id, region, doubted, deadline).await;
+            result = self.ask_backend(asker, region, doubted, deadline).await;
             if let Ok(assignment) = &result {
                 let node = assignment.node();
                 let is_tried = tried.iter().any(|id| **id == *node.id());
@@ -238,12 +241,12 @@ impl Outline {
 
     async fn ask_backend(
         self: &Arc<Self>,
-        device_id: &str,
+        asker: Asker<'_>,
         region: Option<&str>,
         doubted: Option<&Way>,
         deadline: Instant,
     ) -> Result<Assignment, Unavailable> {
-        let given = match self.backend.assign_outline(device_id, region, deadline).await {
+        let given = match self.backend.assign_outline(asker, region, deadline).await {
             Ok(AssignOutlineResult::Node(node)) => node,
             Ok(AssignOutlineResult::NoneAvailable) => return Err(Unavailable::NoneAvailable),
             Err(_) => return Err(Unavailable::Backend),

@@ -9,12 +9,14 @@ use super::node::Permit;
 use super::outline::Outline;
 use super::stream::{NodeStream, WayStream};
 use super::way::{Link, Way};
+use crate::backend::Asker;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use httvps_proto::Target;
 use httvps_upstream::{
     BoxFuture, ByteStream, ConnectError, Connector, DatagramDial, DatagramUpstream, NoDatagrams,
     OpenRequest, Upstream,
 };
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
@@ -31,6 +33,8 @@ pub(super) struct SessionNodes {
 
 struct Shared {
     outline: Arc<Outline>,
+    /// Where the session comes from, see [`Asker`].
+    peer: IpAddr,
     device_id: Arc<str>,
     region: Option<Box<str>>,
     current: ArcSwap<Assignment>,
@@ -44,12 +48,14 @@ struct Shared {
 impl SessionNodes {
     pub(super) fn new(
         outline: Arc<Outline>,
+        peer: IpAddr,
         device_id: Arc<str>,
         region: Option<&str>,
         first: Assignment,
     ) -> Self {
         let shared = Shared {
             outline,
+            peer,
             device_id,
             region: region.map(Into::into),
             current: ArcSwap::from_pointee(first),
@@ -245,7 +251,8 @@ impl Shared {
         let (device_id, region) = (&*self.device_id, self.region.as_deref());
         let doubted = current.way().filter(|_| current.is_stale());
         let doubted = doubted.as_deref();
-        let next = self.outline.replace(device_id, region, tried, may_ask, doubted, until).await;
+        let who = Asker { peer: self.peer, device_id };
+        let next = self.outline.replace(who, region, tried, may_ask, doubted, until).await;
         if let Some(next) = next.map(Arc::new)
             && let Some((way, permit)) = pass(&next, tried).or_else(|| last_resort(&next, tried))
         {

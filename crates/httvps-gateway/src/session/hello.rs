@@ -3,7 +3,7 @@
 use super::ClientLink;
 use super::active::{Active, Entry};
 use super::closing::close;
-use crate::backend::{BackendError, ValidateDeviceResult};
+use crate::backend::Asker;
 use crate::config::Secret;
 use crate::context::{Context as Gateway, HalfOpen, WayOut};
 use crate::metrics::{
@@ -17,9 +17,11 @@ use httvps_transport::tls::TlsStream;
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind, WebSocket};
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
@@ -36,6 +38,7 @@ pub(crate) struct Arrival {
     pub(crate) accepted: Instant,
     /// The absolute end of the whole handshake; nothing that the client sends extends it.
     pub(crate) deadline: Instant,
+    pub(crate) peer: IpAddr,
     pub(crate) half_open: HalfOpen,
     pub(crate) connection: OpenConnection,
 }
@@ -46,7 +49,7 @@ pub(crate) async fn begin(
     ws: WebSocket<TlsStream<TcpStream>>,
     arrival: Arrival,
 ) {
-    let Arrival { accepted, deadline, half_open, connection } = arrival;
+    let Arrival { accepted, deadline, peer, half_open, connection } = arrival;
     let config = &gateway.config;
     let timing = LinkTiming {
         keepalive_interval: config.keepalive_interval,
@@ -69,11 +72,14 @@ pub(crate) async fn begin(
             return close(link).await;
         }
     };
-    let (id, token) = (&applicant.device_id, applicant.token.expose());
-    let answer = gateway.backend.validate_device(id, token, deadline).await;
-    let reception = Reception { gateway: &gateway, applicant: &applicant, accepted, deadline };
-    let Some(entry) = reception.decide(answer, &mut link, &mut session).await else {
-        return close(link).await;
+    let reception =
+        Reception { gateway: &gateway, applicant: &applicant, peer, accepted, deadline };
+    let entry = match reception.decide(&mut link, &mut session).await {
+        Ok(entry) => entry,
+        Err(Turned::Away) => return close(link).await,
+        Err(Turned::Gone) => {
+            return gateway.metrics.handshake_failed(HandshakePhase::Backend);
+        }
     };
     link.get_mut().set_limits(ws::Limits {
         max_message: config.max_message_bytes,
@@ -182,40 +188,76 @@ fn cut(text: &str) -> String {
     text[..text.floor_char_boundary(MAX_LABEL)].to_owned()
 }
 
+/// Waits for what the backend says, as long as the client is there to hear it: whatever is asked for
+/// a client that has gone would take a place from those that wait. None = it has gone.
+///
+/// Nothing is read: what the client sends before the verdict stays where it is.
+async fn while_there<T>(link: &mut ClientLink, asking: impl Future<Output = T>) -> Option<T> {
+    let socket = link.get_mut().get_ref().get_ref();
+    tokio::select! {
+        biased;
+        () = closed(socket) => None,
+        said = asking => Some(said),
+    }
+}
+
+/// Ends when the peer has closed its direction or the connection broke.
+async fn closed(socket: &TcpStream) {
+    // `PRIORITY` waits for urgent data, which nobody sends, or for the end of reading; `READABLE` would
+    // be ready for as long as there is something that is not read.
+    while let Ok(ready) = socket.ready(Interest::PRIORITY).await {
+        if ready.is_read_closed() {
+            return;
+        }
+        if ready.is_priority() {
+            // Urgent data after all, and it would be ready for ever.
+            break;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
 /// What is needed to answer a `hello`.
 struct Reception<'a> {
     gateway: &'a Arc<Gateway>,
     applicant: &'a Applicant,
+    peer: IpAddr,
     accepted: Instant,
     deadline: Instant,
 }
 
+/// Why there is no session.
+enum Turned {
+    /// The client was told why.
+    Away,
+    /// The client went before the backend had spoken.
+    Gone,
+}
+
 impl Reception<'_> {
-    /// Answers the client, counts and logs. Only a clear yes of the backend leads to a session.
-    async fn decide(
-        &self,
-        answer: Result<ValidateDeviceResult, BackendError>,
-        link: &mut ClientLink,
-        session: &mut Session,
-    ) -> Option<Entry> {
+    fn asker(&self) -> Asker<'_> {
+        Asker { peer: self.peer, device_id: &self.applicant.device_id }
+    }
+
+    /// Asks the backend, answers the client, counts and logs. Only a clear yes of the backend leads to
+    /// a session.
+    async fn decide(&self, link: &mut ClientLink, session: &mut Session) -> Result<Entry, Turned> {
         let config = &self.gateway.config;
-        let result = match answer {
+        let token = self.applicant.token.expose();
+        let asking = self.gateway.backend.validate_device(self.asker(), token, self.deadline);
+        let result = match while_there(link, asking).await.ok_or(Turned::Gone)? {
             Ok(result) if result.allowed => result,
             Ok(result) => {
                 let reason = result.reason.as_deref().filter(|r| !r.is_empty());
                 let reason = reason.unwrap_or("not_allowed");
                 let status = result.subscription_status.as_deref();
                 self.refuse(HandshakeResult::Rejected, reason, status, link, session);
-                return None;
+                return Err(Turned::Away);
             }
-            Err(error) => {
-                if self.gateway.may_log() {
-                    let (device_id, code) = (&*self.applicant.device_id, error.code());
-                    tracing::warn!(device_id, code, "backend_error");
-                }
+            Err(_) => {
                 let reason = "backend_unavailable";
                 self.refuse(HandshakeResult::Error, reason, None, link, session);
-                return None;
+                return Err(Turned::Away);
             }
         };
         let max = config.max_sessions;
@@ -228,7 +270,7 @@ impl Reception<'_> {
                     NoPlace::DescriptorsOfDevice => Limit::DescriptorsPerDevice,
                 });
                 self.refuse(HandshakeResult::Rejected, "session_limit", None, link, session);
-                return None;
+                return Err(Turned::Away);
             }
         };
         let device_id = self.applicant.device_id.clone();
@@ -236,11 +278,12 @@ impl Reception<'_> {
             WayOut::Common(connector) => (connector.clone(), None),
             WayOut::Nodes(outline) => {
                 let region = self.applicant.region.as_deref();
-                match outline.assign(&device_id, region, self.deadline).await {
+                let asking = outline.assign(self.peer, &device_id, region, self.deadline);
+                match while_there(link, asking).await.ok_or(Turned::Gone)? {
                     Ok(Assigned { connector, node_id }) => (connector, Some(node_id)),
                     Err(unavailable) => {
                         self.turn_away(unavailable.as_str(), link, session);
-                        return None;
+                        return Err(Turned::Away);
                     }
                 }
             }
@@ -266,7 +309,7 @@ impl Reception<'_> {
             node,
             "session_started"
         );
-        Some(Entry { place, connector, device_id, session_id })
+        Ok(Entry { place, connector, device_id, session_id })
     }
 
     /// The device may enter, but there is no node for it.
