@@ -1,5 +1,6 @@
 //! Why the backend gave no verdict, in words for the operator.
 
+use httvps_resolve::ResolveError;
 use hyper_util::client::legacy::Error as HttpError;
 use rustls::{CertificateError, Error as TlsError};
 use serde::de::DeserializeOwned;
@@ -190,6 +191,13 @@ fn unreachable(error: &(dyn Error + 'static)) -> &'static str {
     let words = |error: &(dyn Error + 'static)| {
         if let Some(tls) = error.downcast_ref::<TlsError>() {
             return Some(of_tls(tls));
+        }
+        if let Some(name) = error.downcast_ref::<ResolveError>() {
+            return Some(match name {
+                ResolveError::NoSuchName => "there is no such name",
+                ResolveError::NoAddress => "its name has no address",
+                _ => "its name could not be looked up",
+            });
         }
         match error.downcast_ref::<io::Error>()?.kind() {
             io::ErrorKind::ConnectionRefused => Some("the connection was refused"),
