@@ -1,19 +1,17 @@
 //! Accepting connections and taking them to the WebSocket: TCP → TLS → HTTP → session.
 
-use crate::admission::TurnedAway;
 use crate::context::{Context, HalfOpen};
-use crate::http;
+use crate::http::{self, Ended};
 use crate::metrics::{HandshakePhase, Limit};
-use crate::overload::Overload;
 use crate::session::{self, Arrival};
+use futures_util::future::Abortable;
 use httvps_transport::socket::suit_peer;
-use httvps_transport::tls::TlsStream;
+use httvps_transport::tls::{TlsError, TlsStream};
 use httvps_transport::ws::{self, Role, WebSocket};
 use rustix::io::Errno;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -22,12 +20,7 @@ use tokio_util::sync::CancellationToken;
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts until `stop`, then closes the listener.
-pub(crate) async fn accept(
-    gateway: Arc<Context>,
-    listener: TcpListener,
-    overload: Arc<Overload>,
-    stop: CancellationToken,
-) {
+pub(crate) async fn accept(gateway: Arc<Context>, listener: TcpListener, stop: CancellationToken) {
     let mut logged: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
@@ -36,7 +29,7 @@ pub(crate) async fn accept(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => admit(&gateway, &overload, socket, peer),
+            Ok((socket, peer)) => admit(&gateway, socket, peer),
             Err(error) if is_exhausted(&error) => {
                 gateway.metrics.limit_hit(Limit::Descriptors);
                 if logged.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
@@ -65,29 +58,27 @@ fn is_exhausted(error: &std::io::Error) -> bool {
 }
 
 /// Decides whether a connection may begin its handshake. One that may not is closed at once.
-fn admit(gateway: &Arc<Context>, overload: &Overload, socket: TcpStream, peer: SocketAddr) {
+fn admit(gateway: &Arc<Context>, socket: TcpStream, peer: SocketAddr) {
     gateway.metrics.connection_accepted();
-    let limit = if overload.is_reserved(socket.as_fd()) {
-        Limit::Descriptors
-    } else if overload.is_memory_short() {
-        Limit::Memory
+    let entered = if gateway.descriptors.is_kept_from_newcomers(socket.as_fd()) {
+        Err(Limit::Descriptors)
     } else {
-        match gateway.admission.enter(peer.ip()) {
-            Ok(half_open) => {
-                suit_peer(&socket, peer.ip());
-                let handshake = handshake(gateway.clone(), socket, peer.ip(), half_open);
-                let until_drain = gateway.handshakes.clone();
-                gateway.tasks.spawn(async move {
-                    until_drain.run_until_cancelled(handshake).await;
-                });
-                return;
-            }
-            Err(TurnedAway::Handshakes) => Limit::Handshakes,
-            Err(TurnedAway::HandshakesOfSource) => Limit::HandshakesPerSource,
-        }
+        gateway.admission.enter(peer.ip())
     };
-    gateway.metrics.limit_hit(limit);
-    tracing::debug!(limit = limit.as_str(), "connection_turned_away");
+    match entered {
+        Ok((half_open, registration)) => {
+            suit_peer(&socket, peer.ip());
+            let handshake = handshake(gateway.clone(), socket, peer.ip(), half_open);
+            let until_displaced = Abortable::new(handshake, registration);
+            gateway.tasks.spawn(async move {
+                let _ = until_displaced.await;
+            });
+        }
+        Err(limit) => {
+            gateway.metrics.limit_hit(limit);
+            tracing::debug!(limit = limit.as_str(), "connection_turned_away");
+        }
+    }
 }
 
 /// Everything before the session, under one absolute deadline.
@@ -96,35 +87,47 @@ async fn handshake(gateway: Arc<Context>, socket: TcpStream, peer: IpAddr, half_
     let connection = gateway.metrics.track_connection();
     let deadline = accepted + gateway.config.handshake_timeout;
     let tls_deadline = deadline.min(accepted + gateway.config.tls_handshake_timeout);
-    let tls = match tokio::time::timeout_at(tls_deadline.into(), gateway.tls.accept(socket)).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => {
+    let held = |bytes| half_open.hold(bytes);
+    let greeting =
+        tokio::time::timeout_at(tls_deadline.into(), gateway.tls.accept_watched(socket, &held));
+    let tls = match gateway.handshakes.run_until_cancelled(greeting).await {
+        Some(Ok(Ok(tls))) => tls,
+        Some(Ok(Err(error))) => {
             gateway.metrics.handshake_failed(HandshakePhase::Tls);
-            tracing::debug!(error = error.label(), "tls_failed");
+            note_tls_failure(&gateway, &error, &half_open);
             return;
         }
-        Err(_) => {
+        Some(Err(_)) => {
             gateway.metrics.handshake_failed(HandshakePhase::Tls);
             gateway.metrics.limit_hit(Limit::TlsHandshakeTimeout);
             return;
         }
+        None => return,
     };
-    let answered = AtomicBool::new(false);
-    let serving = http::serve(&gateway, tls, &answered);
-    let upgraded = tokio::time::timeout_at(deadline.into(), serving).await;
-    let (tls, early) = match upgraded {
-        Ok(Some(upgraded)) => upgraded,
-        // An ordinary request was answered; that is no failed handshake, however it ended.
-        _ if answered.load(Ordering::Relaxed) => return,
-        Ok(None) => return gateway.metrics.handshake_failed(HandshakePhase::Http),
-        Err(_) => {
-            gateway.metrics.limit_hit(Limit::HandshakeTimeout);
-            return gateway.metrics.handshake_failed(HandshakePhase::Http);
-        }
+    // Each phase has its own memory: most of those that idle do so in the first.
+    let serving = Box::pin(http::serve(&gateway, tls, &half_open, deadline));
+    let (tls, early) = match serving.await {
+        Ok(upgraded) => upgraded,
+        Err(Ended::Answered) => return,
+        Err(Ended::Failed) => return gateway.metrics.handshake_failed(HandshakePhase::Http),
     };
     let ws = websocket(&gateway, tls, &early);
     let arrival = Arrival { accepted, deadline, peer, half_open, connection };
-    session::begin(gateway, ws, arrival).await;
+    let stop = gateway.handshakes.clone();
+    stop.run_until_cancelled(Box::pin(session::begin(gateway, ws, arrival))).await;
+}
+
+fn note_tls_failure(gateway: &Context, error: &TlsError, half_open: &HalfOpen) {
+    if !gateway.may_log() {
+        return;
+    }
+    if matches!(error, TlsError::ProxyHeader) {
+        let source = half_open.source().to_string();
+        let hint = "the proxy in front sends a PROXY protocol header; switch it off there";
+        tracing::debug!(source, hint, "proxy_header");
+    } else {
+        tracing::debug!(error = error.label(), "tls_failed");
+    }
 }
 
 fn websocket(

@@ -1,11 +1,13 @@
 //! What all connections of one gateway share.
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Bounds};
 use crate::backend::BackendClient;
 use crate::config::Config;
 use crate::device::DeviceLimits;
+use crate::memory_budget::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::nodes::{Outline, OutlineSetup};
+use crate::overload::DescriptorReserve;
 use crate::registry::Registry;
 use httvps_proto::{Bucket, Limits, v2};
 use httvps_transport::tls::ServerTls;
@@ -31,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) way_out: WayOut,
     pub(crate) registry: Arc<Registry>,
     pub(crate) admission: Arc<Admission>,
+    pub(crate) descriptors: DescriptorReserve,
     pub(crate) tls: ServerTls,
     /// Every task that a connection runs in; the process ends when all are done.
     pub(crate) tasks: TaskTracker,
@@ -105,11 +108,8 @@ impl Context {
             window_limits,
             window_budget,
             registry: Arc::new(Registry::new(device_limits)),
-            admission: Arc::new(Admission::new(
-                config.max_handshakes,
-                config.max_handshakes_per_source,
-                config.max_handshakes_per_source_exempt.clone(),
-            )),
+            admission: Arc::new(Admission::new(handshake_bounds(&config), metrics.clone())),
+            descriptors: DescriptorReserve::new(config.descriptor_reserve),
             tasks: TaskTracker::new(),
             deliveries: Arc::new(Semaphore::new(config.max_deliveries)),
             handshakes: CancellationToken::new(),
@@ -138,5 +138,17 @@ impl Context {
         self.is_draining.store(true, Ordering::Release);
         self.handshakes.cancel();
         self.metrics.set_draining(true);
+    }
+}
+
+/// Bounds of the connections that are not sessions yet. On a small budget a crowd of them must leave room for sessions.
+fn handshake_bounds(config: &Config) -> Bounds {
+    let budget = MemoryBudget::resolve(config.memory_budget_bytes).bytes;
+    let quarter = usize::try_from(budget / 4).unwrap_or(usize::MAX);
+    Bounds {
+        places: config.max_handshakes,
+        places_of_source: config.max_handshakes_per_source,
+        exempt: config.max_handshakes_per_source_exempt.clone(),
+        bytes: config.handshake_budget_bytes.min(quarter),
     }
 }

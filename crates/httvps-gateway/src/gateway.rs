@@ -7,9 +7,10 @@ use crate::backend::{BackendClient, BackendSettings, BackendSetupError};
 use crate::config::{Config, ListenAddr, ListenHost, UpstreamMode};
 use crate::context::{Context, Parts, WayOut, WayOutSetup};
 use crate::http::serve_admin;
+use crate::memory_budget::MemoryBudget;
 use crate::metrics::{Limit, Metrics};
 use crate::nodes::OutlineSetup;
-use crate::overload::{Overload, raise_descriptor_limit};
+use crate::overload::{DescriptorReserve, raise_descriptor_limit, watch_memory};
 use crate::registry::Order;
 use httvps_resolve::{Resolve, SystemResolver};
 use httvps_transport::socket::{self, Bind};
@@ -176,7 +177,8 @@ pub fn host_warnings(config: &Config) -> Vec<String> {
 /// What `direct` leaves from, tried on this host.
 fn source(config: &Config) -> Result<Source, StartError> {
     let interface = config.direct_interface.as_deref();
-    let source = Source::new(&config.direct_source_address, interface);
+    let source = Source::new(&config.direct_source_address, interface)
+        .below_descriptor(DescriptorReserve::new(config.descriptor_reserve).first_without_streams);
     source.check().map_err(StartError::Source)?;
     Ok(source)
 }
@@ -213,15 +215,14 @@ impl Gateway {
     /// to end by itself, because a task without which it cannot go on has died.
     pub async fn run(self, signals: Signals) -> Result<(), TaskDied> {
         let Self { context, listener, admin } = self;
-        let overload = Overload::new(context.config.descriptor_reserve);
         let accepting = signals.drain.child_token();
         let helpers = CancellationToken::new();
-        let mut tasks = spawn_helpers(&context, &overload, &signals, &helpers, admin);
+        let mut tasks = spawn_helpers(&context, &signals, &helpers, admin);
         if let Ok(address) = listener.local_addr() {
             let upstream = context.config.upstream_mode.to_string();
             tracing::info!(address = %address, upstream, "gateway_started");
         }
-        let mut accept_loop = tokio::spawn(accept(context.clone(), listener, overload, accepting));
+        let mut accept_loop = tokio::spawn(accept(context.clone(), listener, accepting));
         let (drains, died) = tokio::select! {
             biased;
             () = signals.drain.cancelled() => (true, None),
@@ -280,7 +281,6 @@ async fn first_panic(tasks: &mut JoinSet<()>) {
 /// Starts the tasks beside the accept loop. They end when `helpers` is cancelled.
 fn spawn_helpers(
     context: &Arc<Context>,
-    overload: &Arc<Overload>,
     signals: &Signals,
     helpers: &CancellationToken,
     admin: Option<TcpListener>,
@@ -296,9 +296,14 @@ fn spawn_helpers(
             until_end.await;
         });
     };
-    let memory =
-        overload.clone().watch_memory(config.memory_budget_bytes, config.memory_refuse_percent);
-    spawn(Box::pin(memory));
+    let budget = MemoryBudget::resolve(config.memory_budget_bytes);
+    tracing::info!(
+        budget = budget.to_string(),
+        refuse_above_bytes = budget.bound(config.memory_refuse_percent),
+        "memory_budget"
+    );
+    let admission = context.admission.clone();
+    spawn(Box::pin(watch_memory(admission, budget, config.memory_refuse_percent)));
     let certificate_told = Arc::new(Notify::new());
     let nodes_told = Arc::new(Notify::new());
     let (told, all) = (signals.reload.clone(), [certificate_told.clone(), nodes_told.clone()]);

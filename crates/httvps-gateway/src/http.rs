@@ -1,23 +1,24 @@
 //! HTTP on the main listener and on the admin listener.
 
+use crate::admission::HalfOpen;
 use crate::context::Context;
-use crate::metrics::Limit;
+use crate::http_connection::{self, End, finish};
+use crate::metrics::{Limit, MissingUpgrade};
 use bytes::Bytes;
 use http_body_util::Full;
 use httvps_transport::tls::TlsStream;
 use httvps_transport::ws::handshake::{self, Rejection};
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_VERSION,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN,
+    SEC_WEBSOCKET_VERSION,
 };
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
+use hyper_util::rt::TokioTimer;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
@@ -27,39 +28,68 @@ type Answer = Response<Full<Bytes>>;
 pub(crate) const WEBSOCKET_PATH: &str = "/ws";
 
 /// Serves HTTP/1.1 on a TLS connection until it is upgraded; then gives the connection back with
-/// the bytes that came after the request. None: it ended without an upgrade. `answered` is set when
-/// an ordinary request was answered.
+/// the bytes that came after the request. Else the connection has ended, and says how.
 pub(crate) async fn serve(
     gateway: &Arc<Context>,
     tls: TlsStream<TcpStream>,
-    answered: &AtomicBool,
-) -> Option<(TlsStream<TcpStream>, Bytes)> {
-    let is_upgraded = AtomicBool::new(false);
-    let service = service_fn(|request| {
-        let answer = answer_main(gateway, &request);
+    half_open: &HalfOpen,
+    deadline: Instant,
+) -> Result<(TlsStream<TcpStream>, Bytes), Ended> {
+    let (is_upgraded, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let answer = |request: &Request<Incoming>| {
+        let mut answer = answer_main(gateway, request);
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             is_upgraded.store(true, Ordering::Relaxed);
-        } else {
-            answered.store(true, Ordering::Relaxed);
+            return answer;
         }
-        async { Ok::<_, Infallible>(answer) }
-    });
-    let connection = builder(gateway).serve_connection(TokioIo::new(tls), service);
-    let parts = match connection.without_shutdown().await {
-        Ok(parts) => parts,
-        Err(error) => {
-            if answered.load(Ordering::Relaxed) {
-                // A kept-alive connection that had nothing more to ask.
-            } else if error.is_timeout() {
+        if answered.fetch_add(1, Ordering::Relaxed) + 1 >= gateway.config.max_exchanges_before_auth
+        {
+            gateway.metrics.limit_hit(Limit::Exchanges);
+            close_behind(&mut answer);
+        }
+        answer
+    };
+    let stop = &gateway.handshakes;
+    let held = |bytes| half_open.hold(bytes);
+    let until = (deadline, stop);
+    let served = http_connection::serve(&builder(gateway), tls, answer, &held, until).await;
+    if is_upgraded.load(Ordering::Relaxed) && matches!(served.end, End::Done) {
+        return Ok((served.io, served.early));
+    }
+    let ended = match &served.end {
+        // An ordinary request was answered; that is no failed handshake, however it ended.
+        _ if answered.load(Ordering::Relaxed) > 0 => Ended::Answered,
+        End::Stopped if gateway.is_draining() => Ended::Answered,
+        End::Stopped => {
+            gateway.metrics.limit_hit(Limit::HandshakeTimeout);
+            Ended::Failed
+        }
+        End::Failed(error) => {
+            if error.is_timeout() {
                 gateway.metrics.limit_hit(Limit::HeaderTimeout);
             } else if error.is_parse_too_large() {
                 gateway.metrics.limit_hit(Limit::HeaderBytes);
             }
-            return None;
+            Ended::Failed
         }
+        End::Done => Ended::Failed,
     };
-    let (io, early) = (parts.io.into_inner(), parts.read_buf);
-    is_upgraded.load(Ordering::Relaxed).then_some((io, early))
+    half_open.hold(0);
+    finish(served.io, served.has_more, TlsStream::get_ref, stop).await;
+    Err(ended)
+}
+
+/// How a connection ended that was not upgraded.
+pub(crate) enum Ended {
+    /// After ordinary requests.
+    Answered,
+    /// Without one.
+    Failed,
+}
+
+/// Says that the connection ends with this answer.
+fn close_behind(answer: &mut Answer) {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 fn builder(gateway: &Context) -> http1::Builder {
@@ -67,6 +97,8 @@ fn builder(gateway: &Context) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
+        // A peer that has ended its side behind a request gets the answer.
+        .half_close(true)
         .header_read_timeout(config.header_timeout)
         // The exact bound is ours, so that the metric can tell it from that on bytes.
         .max_headers(config.max_headers.saturating_mul(4))
@@ -74,8 +106,25 @@ fn builder(gateway: &Context) -> http1::Builder {
     builder
 }
 
-/// The main listener: the WebSocket, the founding page's routes, and an ordinary 404 for the rest.
+/// The answer of the main listener; as to how long the connection lasts, HTTP/1.0 has its own rule.
 fn answer_main(gateway: &Context, request: &Request<Incoming>) -> Answer {
+    let mut answer = route_main(gateway, request);
+    if request.version() == Version::HTTP_10 && !wants_keep_alive(request) {
+        close_behind(&mut answer);
+    }
+    answer
+}
+
+fn wants_keep_alive(request: &Request<Incoming>) -> bool {
+    let mut values = request.headers().get_all(CONNECTION).iter();
+    values.any(|value| {
+        let mut options = value.as_bytes().split(|byte| *byte == b',');
+        options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"keep-alive"))
+    })
+}
+
+/// The WebSocket, the founding page's routes, and an ordinary 404 for the rest.
+fn route_main(gateway: &Context, request: &Request<Incoming>) -> Answer {
     if let Some(refusal) = refuse_head(gateway, request) {
         return refusal;
     }
@@ -104,7 +153,10 @@ fn upgrade(gateway: &Context, request: &Request<Incoming>) -> Answer {
     let accept = match handshake::check(request.method(), request.version(), request.headers()) {
         Ok(accept) => accept,
         // Without an upgrade the path looks like any other.
-        Err(Rejection::NotWebSocket) => return not_found(),
+        Err(Rejection::NotWebSocket) => {
+            note_missing_upgrade(gateway, request);
+            return not_found();
+        }
         Err(Rejection::BadVersion) => {
             let mut answer = page(StatusCode::UPGRADE_REQUIRED);
             answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
@@ -120,6 +172,18 @@ fn upgrade(gateway: &Context, request: &Request<Incoming>) -> Answer {
         return page(StatusCode::SERVICE_UNAVAILABLE);
     }
     accept.response(Full::default())
+}
+
+/// Says what a request for the WebSocket's path lacked: most often a proxy in front that does not pass it on.
+fn note_missing_upgrade(gateway: &Context, request: &Request<Incoming>) {
+    let (method, version) = (request.method(), request.version());
+    let missing = handshake::not_an_upgrade(method, version, request.headers());
+    if let Some(missing) = missing.and_then(MissingUpgrade::from_token) {
+        gateway.metrics.not_upgraded.inc(missing);
+        if gateway.may_log() {
+            tracing::debug!(missing = missing.as_str(), path = WEBSOCKET_PATH, "not_upgraded");
+        }
+    }
 }
 
 /// Browsers name the page that opens a WebSocket; other clients name none and are let through.
@@ -208,15 +272,11 @@ pub(crate) async fn serve_admin(
         };
         let (gateway, stop) = (gateway.clone(), stop.clone());
         tokio::spawn(async move {
-            let service = service_fn(|request| {
-                let answer = answer_admin(&gateway, &request);
-                async { Ok::<_, Infallible>(answer) }
-            });
-            let connection = builder(&gateway).serve_connection(TokioIo::new(socket), service);
-            tokio::select! {
-                _ = tokio::time::timeout(ADMIN_TIMEOUT, connection) => {}
-                () = stop.cancelled() => {}
-            }
+            let answer = |request: &Request<Incoming>| answer_admin(&gateway, request);
+            let until = (Instant::now() + ADMIN_TIMEOUT, &stop);
+            let builder = builder(&gateway);
+            let served = http_connection::serve(&builder, socket, answer, &|_| {}, until).await;
+            finish(served.io, served.has_more, |socket| socket, &stop).await;
             drop(place);
         });
     }

@@ -14,7 +14,9 @@ mod device;
 mod dial;
 mod gateway;
 mod http;
+mod http_connection;
 pub mod log;
+mod memory_budget;
 pub mod metrics;
 pub mod nodes;
 mod overload;
@@ -23,3 +25,4 @@ mod session;
 mod source;
 
 pub use gateway::{Gateway, Signals, StartError, TaskDied, check, host_warnings};
+pub use memory_budget::{BudgetSource, MemoryBudget};

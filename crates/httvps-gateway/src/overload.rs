@@ -1,58 +1,73 @@
 //! Knowing when the process has no more to give.
 
+use crate::admission::Admission;
+use crate::memory_budget::MemoryBudget;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Watches descriptors and memory, so that newcomers are refused while those who are in stay.
-pub(crate) struct Overload {
-    /// Descriptor numbers from here on are kept for those who are in; None = no limit.
-    first_reserved: Option<u64>,
-    is_memory_short: AtomicBool,
+/// How often the resident memory is read.
+const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The last descriptors below the limit of the process, kept for what must go on when all others are in use.
+///
+/// The kernel hands out the lowest number that is free, so the number of a descriptor just opened says how many are in
+/// use.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DescriptorReserve {
+    /// Sockets to targets and nodes are refused from this number on; none without a limit.
+    pub(crate) first_without_streams: Option<u64>,
+    /// Newcomers are refused from this number on.
+    first_without_newcomers: Option<u64>,
 }
 
-/// How often the resident memory is read.
-const MEMORY_INTERVAL: Duration = Duration::from_millis(500);
-
-impl Overload {
-    /// `reserve` descriptors below the process's limit are kept back; on a process with few
-    /// descriptors at most a quarter of them, so that it can still serve somebody.
-    pub(crate) fn new(reserve: u64) -> Arc<Self> {
+impl DescriptorReserve {
+    /// `reserve` descriptors below the limit of the process are kept from newcomers, for the admin listener and the
+    /// calls of the gateway itself, and as many more from streams. On a process with few descriptors each is a quarter
+    /// at most, so that it can still serve.
+    pub(crate) fn new(reserve: u64) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let first_reserved = limit.map(|limit| limit - reserve.min(limit / 4));
-        Arc::new(Self { first_reserved, is_memory_short: AtomicBool::new(false) })
+        Self::below(limit, reserve)
     }
 
-    /// Whether a descriptor just opened is one of the last. The kernel hands out the lowest number
-    /// that is free, so the number itself says how many are in use.
-    pub(crate) fn is_reserved(&self, descriptor: BorrowedFd<'_>) -> bool {
+    fn below(limit: Option<u64>, reserve: u64) -> Self {
+        let first = |parts| limit.map(|limit| limit - parts * reserve.min(limit / 4));
+        Self { first_without_streams: first(2), first_without_newcomers: first(1) }
+    }
+
+    /// Whether a connection just accepted has one of the last descriptors.
+    pub(crate) fn is_kept_from_newcomers(self, descriptor: BorrowedFd<'_>) -> bool {
         let number = descriptor.as_raw_fd() as u64;
-        self.first_reserved.is_some_and(|first| number >= first)
+        self.first_without_newcomers.is_some_and(|first| number >= first)
     }
+}
 
-    /// Whether the process uses more of its memory budget than newcomers may push it to.
-    pub(crate) fn is_memory_short(&self) -> bool {
-        self.is_memory_short.load(Ordering::Relaxed)
-    }
-
-    /// Watches resident memory against `percent` of `budget` bytes; for ever. A budget of 0 is the
-    /// control group's limit or the machine's memory.
-    pub(crate) async fn watch_memory(self: Arc<Self>, budget: u64, percent: u32) {
-        let budget = if budget > 0 { budget } else { memory_of_machine() };
-        let bound = budget / 100 * u64::from(percent);
-        let mut ticks = tokio::time::interval(MEMORY_INTERVAL);
-        loop {
-            ticks.tick().await;
-            let Some(resident) = resident_memory() else { continue };
-            let is_short = resident > bound;
-            if self.is_memory_short.swap(is_short, Ordering::Relaxed) != is_short {
-                let (resident_bytes, bound_bytes) = (resident, bound);
-                if is_short {
-                    tracing::warn!(resident_bytes, bound_bytes, "memory_short");
-                } else {
-                    tracing::info!(resident_bytes, bound_bytes, "memory_recovered");
-                }
+/// Tells `admission` again and again how much the process may still grow until `percent` of its memory budget is used,
+/// so that newcomers are refused while those who are in stay; for ever.
+pub(crate) async fn watch_memory(admission: Arc<Admission>, budget: MemoryBudget, percent: u32) {
+    let bound = budget.bound(percent);
+    let mut ticks = tokio::time::interval(MEMORY_INTERVAL);
+    let (mut was_short, mut was_readable) = (false, true);
+    loop {
+        ticks.tick().await;
+        let Some(resident) = resident_memory() else {
+            if std::mem::take(&mut was_readable) {
+                let path = "/proc/self/statm";
+                let hint = "newcomers are not refused for want of memory; bound max_sessions";
+                tracing::warn!(path, hint, "memory_watch_blind");
+            }
+            continue;
+        };
+        was_readable = true;
+        let spare = i128::from(bound) - i128::from(resident);
+        admission.set_room(i64::try_from(spare).unwrap_or(i64::MAX));
+        let is_short = resident > bound;
+        if std::mem::replace(&mut was_short, is_short) != is_short {
+            let (resident_bytes, bound_bytes) = (resident, bound);
+            if is_short {
+                tracing::warn!(resident_bytes, bound_bytes, "memory_short");
+            } else {
+                tracing::info!(resident_bytes, bound_bytes, "memory_recovered");
             }
         }
     }
@@ -81,20 +96,6 @@ fn resident_memory() -> Option<u64> {
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// The smaller of the control group's limit and the machine's memory; `u64::MAX` when unknown.
-fn memory_of_machine() -> u64 {
-    let read = |path: &str| std::fs::read_to_string(path).ok();
-    let group = read("/sys/fs/cgroup/memory.max")
-        .or_else(|| read("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-        .and_then(|text| text.trim().parse().ok());
-    let machine = read("/proc/meminfo").and_then(|text| {
-        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-        Some(kib * 1024)
-    });
-    group.unwrap_or(u64::MAX).min(machine.unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,17 +104,22 @@ mod tests {
     #[test]
     fn this_process_has_memory_and_the_machine_more() {
         let resident = resident_memory().unwrap();
-        assert!(resident > 0 && resident < memory_of_machine());
+        assert!(resident > 0 && resident < MemoryBudget::resolve(0).bytes);
     }
 
     #[test]
-    fn a_low_descriptor_is_free_and_a_high_one_reserved() {
+    fn streams_leave_descriptors_to_newcomers_and_both_to_the_gateway_itself() {
+        let reserve = DescriptorReserve::below(Some(1000), 64);
+        assert_eq!(reserve.first_without_streams, Some(872));
+        assert_eq!(reserve.first_without_newcomers, Some(936));
+        let few = DescriptorReserve::below(Some(40), 64);
+        assert_eq!((few.first_without_streams, few.first_without_newcomers), (Some(20), Some(30)));
         let file = std::fs::File::open("/dev/null").unwrap();
         let number = file.as_raw_fd() as u64;
-        let overload =
-            |first_reserved| Overload { first_reserved, is_memory_short: AtomicBool::new(false) };
-        assert!(!overload(Some(number + 1)).is_reserved(file.as_fd()));
-        assert!(overload(Some(number)).is_reserved(file.as_fd()));
-        assert!(!overload(None).is_reserved(file.as_fd()));
+        assert!(
+            !DescriptorReserve::below(Some(number + 1), 0).is_kept_from_newcomers(file.as_fd())
+        );
+        assert!(DescriptorReserve::below(Some(number), 0).is_kept_from_newcomers(file.as_fd()));
+        assert!(!DescriptorReserve::below(None, 64).is_kept_from_newcomers(file.as_fd()));
     }
 }

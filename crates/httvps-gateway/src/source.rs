@@ -28,7 +28,12 @@ impl Source {
 
     /// Whether the source lies in one of `networks`.
     pub(crate) fn is_in(self, networks: &[IpNet]) -> bool {
-        networks.iter().any(|network| network.contains(&self.0))
+        networks.iter().any(|network| self.is_of(network))
+    }
+
+    /// Whether the source lies in `network`.
+    pub(crate) fn is_of(self, network: &IpNet) -> bool {
+        network.contains(&self.0)
     }
 
     /// The widest network that may be one party's.
@@ -110,6 +115,11 @@ impl SourceCounts {
         if self.networks.is_empty() {
             self.networks.shrink_to_fit();
         }
+    }
+
+    /// The heaviest load of a network, in units that compare across widths; 0 without any place.
+    pub(crate) fn heaviest(&self) -> usize {
+        self.networks.values().map(Count::load).max().unwrap_or(0)
     }
 
     /// What the fullest network of `source` has; 0 = it has no place. Comparable between sources.

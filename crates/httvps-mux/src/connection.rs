@@ -416,7 +416,9 @@ impl From<LinkError> for ConnectionEnd {
         match error {
             LinkError::KeepAlive => Self::KeepAlive,
             LinkError::WriteTimeout => Self::WriteTimeout,
-            LinkError::WebSocket(error) => Self::Lost(error.to_string().into()),
+            LinkError::WebSocket(_) | LinkError::MessageTimeout => {
+                Self::Lost(error.to_string().into())
+            }
         }
     }
 }

@@ -20,6 +20,9 @@ const MESSAGE_HEADER: usize = 8;
 /// the kernel, of whole segments, and a buffer that the pool takes back.
 pub const FLUSH_AT: usize = 2 * CHUNK;
 
+/// Why a link ends whose peer began a message and did not end it.
+const MESSAGE_LATE: &str = "a message was not complete in time";
+
 /// Times that a link holds its peer to.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkTiming {
@@ -40,6 +43,8 @@ pub enum LinkError {
     KeepAlive,
     /// The peer took no byte for the write time-out.
     WriteTimeout,
+    /// A message of the peer was not complete in time. A Close is queued; flush and end.
+    MessageTimeout,
 }
 
 impl From<ws::Error> for LinkError {
@@ -54,6 +59,7 @@ impl std::fmt::Display for LinkError {
             Self::WebSocket(error) => error.fmt(f),
             Self::KeepAlive => f.write_str("the peer answers no pings"),
             Self::WriteTimeout => f.write_str("the peer takes no data"),
+            Self::MessageTimeout => f.write_str(MESSAGE_LATE),
         }
     }
 }
@@ -77,6 +83,10 @@ pub struct Link<T> {
     was_blocked: bool,
     /// How often the peer showed that it is there.
     signs: u32,
+    /// How long a message of the peer may take; zero = for ever.
+    message_timeout: Duration,
+    /// When the message that has begun must have ended.
+    message_deadline: Option<Instant>,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
@@ -92,12 +102,20 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             write_deadline: None,
             was_blocked: false,
             signs: 0,
+            message_timeout: Duration::ZERO,
+            message_deadline: None,
         }
     }
 
     /// Lets [`Self::poll_recv`] receive about `bytes` before it gives way to other tasks; see [`WebSocket::begin_turn`].
     pub fn begin_turn(&mut self, bytes: usize) {
         self.ws.begin_turn(bytes);
+    }
+
+    /// Bounds how long a message of the peer may take from its first byte to its last; zero is no bound. Time in which
+    /// the owner does not receive does not count.
+    pub fn limit_message_time(&mut self, timeout: Duration) {
+        self.message_timeout = timeout;
     }
 
     /// The next event of the peer. Messages are read with [`Self::message`].
@@ -114,7 +132,19 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
             self.signs = self.signs.wrapping_add(1);
             self.keepalive.handle_received(now);
         }
+        match event {
+            Poll::Ready(Ok(Event::Message(_))) => self.message_deadline = None,
+            Poll::Pending if self.message_deadline.is_none() => self.watch_message(now),
+            _ => {}
+        }
         event.map_err(LinkError::from)
+    }
+
+    /// Starts the time of a message that has begun.
+    fn watch_message(&mut self, now: Instant) {
+        if !self.message_timeout.is_zero() && self.ws.is_inside_message() {
+            self.message_deadline = Some(now + self.message_timeout);
+        }
     }
 
     /// The payload of the last message, and where answers to it go.
@@ -170,6 +200,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
     /// Says that the owner does not receive for now: what is not read cannot count as silence.
     pub fn hold_keepalive(&mut self, now: Instant) {
         self.keepalive.handle_received(now);
+        if self.message_deadline.take().is_some() {
+            self.watch_message(now);
+        }
     }
 
     /// A count that changes when the peer shows that it is there: bytes of it have come, or it has
@@ -185,16 +218,18 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
 
     /// When [`Self::handle_timeout`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match (self.keepalive.poll_timeout(), self.write_deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let times = [self.keepalive.poll_timeout(), self.write_deadline, self.message_deadline];
+        times.into_iter().flatten().min()
     }
 
     /// Pings a quiet peer (flush afterwards), or says that the link is over.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
         if self.write_deadline.is_some_and(|deadline| now >= deadline) {
             return Err(LinkError::WriteTimeout);
+        }
+        if self.message_deadline.is_some_and(|deadline| now >= deadline) {
+            self.ws.queue_close(CloseCode::POLICY, MESSAGE_LATE);
+            return Err(LinkError::MessageTimeout);
         }
         match self.keepalive.handle_timeout(now) {
             KeepAliveAction::Wait => Ok(()),
@@ -254,5 +289,79 @@ impl LinkOutbox<'_> {
 impl Outbox for LinkOutbox<'_> {
     fn text(&mut self, len: usize, fill: impl FnOnce(&mut Vec<u8>)) {
         self.0.queue_message(Kind::Text, len, fill);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use httvps_transport::ws::{Limits, Role};
+    use std::task::Waker;
+    use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+    const TIMING: LinkTiming = LinkTiming {
+        keepalive_interval: Duration::ZERO,
+        keepalive_max_missed: 2,
+        write_timeout: Duration::ZERO,
+    };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A server's link that gives a message ten seconds, and what its peer writes to.
+    fn link() -> (Link<DuplexStream>, DuplexStream) {
+        let (near, far) = duplex(1000);
+        let ws = WebSocket::new(near, Role::Server, Limits::default(), &[]);
+        let mut link = Link::new(ws, TIMING, Instant::now());
+        link.limit_message_time(10 * SECOND);
+        (link, far)
+    }
+
+    /// A masked text frame of ten bytes; its mask is zeros.
+    fn frame(is_final: bool) -> Vec<u8> {
+        let first = if is_final { 0x81 } else { 0x01 };
+        [&[first, 0x8A, 0, 0, 0, 0][..], b"0123456789"].concat()
+    }
+
+    fn receive(link: &mut Link<DuplexStream>, now: Instant) -> Poll<Result<Event, LinkError>> {
+        link.poll_recv(&mut Context::from_waker(Waker::noop()), now)
+    }
+
+    #[tokio::test]
+    async fn a_message_that_has_begun_must_end_in_time_whatever_comes_between() {
+        let (mut link, mut peer) = link();
+        let start = Instant::now();
+        assert!(receive(&mut link, start).is_pending());
+        assert_eq!(link.poll_timeout(), None, "no message has begun");
+        peer.write_all(&frame(false)).await.unwrap();
+        assert!(receive(&mut link, start).is_pending());
+        assert_eq!(link.poll_timeout(), Some(start + 10 * SECOND));
+        // A ping, and more of the message, do not extend it.
+        peer.write_all(&[0x89, 0x80, 0, 0, 0, 0, 0x00, 0x81, 0, 0, 0, 0, b'x']).await.unwrap();
+        let later = start + 9 * SECOND;
+        assert!(matches!(receive(&mut link, later), Poll::Ready(Ok(Event::Ping))));
+        assert!(receive(&mut link, later).is_pending());
+        assert!(link.handle_timeout(later).is_ok());
+        let end = start + 10 * SECOND;
+        assert!(matches!(link.handle_timeout(end), Err(LinkError::MessageTimeout)));
+        assert!(link.get_mut().is_closing(), "the peer is told");
+    }
+
+    #[tokio::test]
+    async fn each_message_has_its_own_time_and_none_while_it_is_not_read() {
+        let (mut link, mut peer) = link();
+        let start = Instant::now();
+        let begun = frame(true);
+        peer.write_all(&begun[..9]).await.unwrap();
+        assert!(receive(&mut link, start).is_pending());
+        peer.write_all(&begun[9..]).await.unwrap();
+        peer.write_all(&begun[..9]).await.unwrap();
+        let later = start + 8 * SECOND;
+        assert!(matches!(receive(&mut link, later), Poll::Ready(Ok(Event::Message(_)))));
+        assert!(receive(&mut link, later).is_pending());
+        assert_eq!(link.poll_timeout(), Some(later + 10 * SECOND));
+        link.hold_keepalive(later + 9 * SECOND);
+        assert_eq!(link.poll_timeout(), Some(later + 19 * SECOND));
+        peer.write_all(&begun[9..]).await.unwrap();
+        let _ = receive(&mut link, later);
+        assert_eq!(link.poll_timeout(), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
 
 use rustix::io::Errno;
 use socket2::{Domain, SockRef, Socket, Type};
@@ -18,6 +19,8 @@ pub struct Source {
     four: Option<Ipv4Addr>,
     six: Option<Ipv6Addr>,
     interface: Option<Box<str>>,
+    /// Sockets with this descriptor or a higher one are not used.
+    first_reserved: Option<u64>,
 }
 
 /// Why a source cannot be used. `Display` says which and why; it does not name the setting.
@@ -40,6 +43,13 @@ impl Source {
             }
         }
         source
+    }
+
+    /// The same source without sockets whose descriptor is `first` or higher: the last ones below the limit of the
+    /// process are for others. Opening such a socket fails as it does without any descriptor left.
+    #[must_use]
+    pub fn below_descriptor(self, first: Option<u64>) -> Self {
+        Self { first_reserved: first, ..self }
     }
 
     /// Tries on sockets of its own whether the system lets this process use the source now.
@@ -73,6 +83,10 @@ impl Source {
     /// Puts a fresh socket where the operator wants it. True when it was bound to an address, and so may receive before
     /// it is connected.
     pub(crate) fn apply(&self, socket: &SockRef<'_>, target: IpAddr) -> io::Result<bool> {
+        // The kernel hands out the lowest number that is free.
+        if self.first_reserved.is_some_and(|first| socket.as_raw_fd() as u64 >= first) {
+            return Err(Errno::MFILE.into());
+        }
         if let Some(interface) = &self.interface {
             socket.bind_device(Some(interface.as_bytes()))?;
         }
@@ -122,6 +136,19 @@ mod tests {
         let denied = io::Error::from_raw_os_error(Errno::PERM.raw_os_error());
         let words = SourceError::Interface("lo".into(), denied).to_string();
         assert!(words.contains("CAP_NET_RAW"), "{words}");
+    }
+
+    #[test]
+    fn a_socket_with_one_of_the_last_descriptors_is_refused_as_if_there_were_none() {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        let number = socket.as_raw_fd() as u64;
+        let apply = |first| {
+            let source = Source::default().below_descriptor(first);
+            source.apply(&SockRef::from(&socket), ip("127.0.0.1"))
+        };
+        assert!(apply(None).is_ok() && apply(Some(number + 1)).is_ok());
+        let error = apply(Some(number)).unwrap_err();
+        assert_eq!(crate::ConnectError::from(&error), crate::ConnectError::Overload);
     }
 
     #[test]

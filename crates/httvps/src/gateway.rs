@@ -4,7 +4,7 @@ use crate::print::{self, fail};
 use crate::signals;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use httvps_gateway::config::{Config, Sources, clap_args};
-use httvps_gateway::{Gateway, log};
+use httvps_gateway::{Gateway, MemoryBudget, log};
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -113,6 +113,8 @@ fn check(config: &Config, warnings: &[String], shows_all: bool) -> ExitCode {
         };
         let _ = writeln!(text, "certificate: {names}; valid until {}", facts.end());
     }
+    let budget = MemoryBudget::resolve(config.memory_budget_bytes);
+    let _ = writeln!(text, "memory budget: {budget}");
     if shows_all {
         text += &config.resolved_text();
     } else {

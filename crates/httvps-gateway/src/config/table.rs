@@ -283,16 +283,28 @@ settings! {
         /// Header fields of a request.
         max_headers: usize as Whole, env GATEWAY_MAX_HEADERS, default "100", range "16" to "1024";
 
-        /// Connections at once that are not yet sessions; newcomers beyond are closed.
+        /// Connections at once that are not yet sessions; a newcomer beyond takes the place of the
+        /// oldest of the busiest address.
         max_handshakes: usize as Whole, env GATEWAY_MAX_HANDSHAKES, default "4096",
             range "1" to "1000000";
 
-        /// Connections at once from one address that are not yet sessions. Carriers put thousands
+        /// Connections at once from one address that are not yet sessions; a newcomer beyond takes the
+        /// place of the oldest of them that does not wait for the backend. Carriers put thousands
         /// of devices behind one address. With IPv6 a /64 counts as one address; a /56 may have
         /// twice as many, a /48 four times.
         max_handshakes_per_source: usize as Whole, env GATEWAY_MAX_HANDSHAKES_PER_SOURCE,
             default "256",
             range "1" to "1000000", zero "no limit";
+
+        /// Bytes that all connections together may hold that are not yet sessions; above it, and above a quarter of
+        /// the memory budget, the largest are closed first. One counts 16 KiB and what it has sent that is not
+        /// complete, or does not read.
+        handshake_budget_bytes: usize as Size, env GATEWAY_HANDSHAKE_BUDGET_BYTES,
+            default "128MiB", range "1MiB" to "64GiB";
+
+        /// Requests that are no upgrade, or WebSocket pings, that one connection may send before it is a session.
+        max_exchanges_before_auth: usize as Whole, env GATEWAY_MAX_EXCHANGES_BEFORE_AUTH,
+            default "100", range "1" to "1000000";
 
         /// Networks to which `max_handshakes_per_source` does not apply: those of a proxy or load
         /// balancer in front of the gateway, from which all devices seem to come.
@@ -310,6 +322,11 @@ settings! {
         /// Bytes of a message of a session; a larger one closes the connection with 1009.
         max_message_bytes: usize as Size, env GATEWAY_MAX_MESSAGE_BYTES, default "1MiB",
             range "4KiB" to "64MiB";
+
+        /// How long a message of a session may take from its first byte to its last; beyond, the session ends with
+        /// 1008. Time in which the gateway does not read, because targets or the client do not, does not count.
+        message_timeout: Duration as Time, env GATEWAY_MESSAGE_TIMEOUT, default "60s",
+            range "100ms" to "1h", zero "never";
 
         /// WebSocket fragments of one message; more close the connection with 1009.
         max_message_fragments: usize as Whole, env GATEWAY_MAX_MESSAGE_FRAGMENTS, default "1024",
@@ -363,14 +380,14 @@ settings! {
         /// The memory that the gateway may use. Its own resident size is held against it.
         memory_budget_bytes: u64 as Size, env GATEWAY_MEMORY_BUDGET_BYTES, default "0",
             range "16MiB" to "16384GiB",
-            zero "the limit of the control group, or else the host's memory";
+            zero "the smallest limit of the control groups, or else the host's memory";
 
         /// Percent of the memory budget above which newcomers are refused; those who are in stay.
         memory_refuse_percent: u32 as Whole, env GATEWAY_MEMORY_REFUSE_PERCENT, default "95",
             range "10" to "100";
 
         /// File descriptors that are kept free: with fewer left under the process limit, newcomers
-        /// are refused.
+        /// are refused, and with fewer than twice as many, streams that need a socket.
         descriptor_reserve: u64 as Whole, env GATEWAY_DESCRIPTOR_RESERVE, default "64",
             range "0" to "1000000";
 

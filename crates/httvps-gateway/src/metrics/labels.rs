@@ -98,6 +98,8 @@ labels! {
         Disconnected = "disconnected",
         /// The client answered no ping.
         KeepAlive = "keepalive",
+        /// A message of the client was not complete in time.
+        MessageTimeout = "message_timeout",
         /// The client took no byte for too long.
         WriteTimeout = "write_timeout",
         /// The client broke the rules of WebSocket.
@@ -158,12 +160,18 @@ labels! {
         Handshakes = "max_handshakes",
         /// Half-open connections of an address.
         HandshakesPerSource = "max_handshakes_per_source",
+        /// Bytes of all half-open connections.
+        HandshakeBytes = "handshake_budget_bytes",
+        /// Requests, or pings, of a half-open connection.
+        Exchanges = "max_exchanges_before_auth",
         /// Origins that are not let in.
         Origins = "allowed_origins",
         /// Bytes of a message before the verdict.
         MessageBeforeAuth = "max_message_bytes_before_auth",
         /// Bytes of a message.
         Message = "max_message_bytes",
+        /// Time from the beginning of a message to its end.
+        MessageTimeout = "message_timeout",
         /// Fragments of a message.
         Fragments = "max_message_fragments",
         /// Bytes that wait for a client.
@@ -196,6 +204,20 @@ labels! {
         Descriptors = "descriptor_reserve",
         /// Time of a drain.
         Drain = "drain_timeout",
+    }
+
+    /// What kept a request for the WebSocket's path from being an upgrade.
+    MissingUpgrade, "missing" {
+        /// Its method is not `GET`.
+        Method = "method",
+        /// It is not HTTP/1.1.
+        HttpVersion = "http_version",
+        /// No `Upgrade: websocket`.
+        UpgradeHeader = "upgrade_header",
+        /// No `Connection: Upgrade`.
+        ConnectionHeader = "connection_header",
+        /// It has a body.
+        Body = "body",
     }
 
     /// The way of a datagram.
@@ -255,6 +277,13 @@ impl RefusalReason {
     /// The value for a reason of the backend; those outside the set are `other`.
     pub fn from_token(token: &str) -> Self {
         Self::ALL.iter().copied().find(|reason| reason.as_str() == token).unwrap_or(Self::Other)
+    }
+}
+
+impl MissingUpgrade {
+    /// The value that a token names.
+    pub fn from_token(token: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|missing| missing.as_str() == token)
     }
 }
 
@@ -346,6 +375,7 @@ mod tests {
         check(Assignment::ALL.iter().map(|v| (*v, v.as_str())));
         check(NodeDial::ALL.iter().map(|v| (*v, v.as_str())));
         check(NodeProbe::ALL.iter().map(|v| (*v, v.as_str())));
+        check(MissingUpgrade::ALL.iter().map(|v| (*v, v.as_str())));
         check(Direction::ALL.iter().map(|v| (*v, v.as_str())));
         check(ReloadResult::ALL.iter().map(|v| (*v, v.as_str())));
         check(StreamEnd::ALL.iter().map(|v| (*v, v.as_str())));

@@ -24,7 +24,7 @@ use httvps_proto::StreamEnd;
 pub use instrument::Counts;
 pub use labels::{
     Assignment, BackendErrorCode, ClientErrorCode, Direction, HandshakePhase, HandshakeResult,
-    Label, Limit, NodeDial, NodeProbe, RefusalReason, ReloadResult, SessionEnd,
+    Label, Limit, MissingUpgrade, NodeDial, NodeProbe, RefusalReason, ReloadResult, SessionEnd,
 };
 pub use nodes::NodeMetrics;
 pub use reference::reference_markdown;

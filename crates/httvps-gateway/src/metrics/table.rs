@@ -3,7 +3,7 @@
 use super::instrument::{Build, Counts, Instrument};
 use super::labels::{
     Assignment, BackendErrorCode, ClientErrorCode, Direction, HandshakePhase, HandshakeResult,
-    Limit, NodeDial, NodeProbe, RefusalReason, ReloadResult, SessionEnd,
+    Limit, MissingUpgrade, NodeDial, NodeProbe, RefusalReason, ReloadResult, SessionEnd,
 };
 use super::nodes::{CountsPerNode, PerNode};
 use httvps_proto::StreamEnd;
@@ -134,6 +134,8 @@ families! {
     outline_bytes_out: PerNode<Counter> = "httvps_gateway_outline_bytes_out_total";
     /// Probes of a node, by result.
     outline_probes: CountsPerNode<NodeProbe> = "httvps_gateway_outline_probes_total";
+    /// Requests for the WebSocket's path that were no upgrade, by what was missing: a proxy in front may not pass it on.
+    not_upgraded: Counts<MissingUpgrade> = "httvps_gateway_not_upgraded_total";
     /// Reloads of the certificate, by result.
     certificate_reloads: Counts<ReloadResult> = "httvps_gateway_certificate_reloads_total";
     /// When the certificate in use ends, in seconds since 1970.

@@ -18,8 +18,9 @@ use super::way::{Dialer, Way};
 use crate::backend::{Asker, AssignOutlineResult, BackendClient};
 use crate::config::{Config, UpstreamMode};
 use crate::metrics::{self, Metrics};
+use crate::overload::DescriptorReserve;
 use arc_swap::ArcSwap;
-use httvps_upstream::{Connector, EgressPolicy};
+use httvps_upstream::{Connector, EgressPolicy, Source};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,7 +52,9 @@ impl OutlineSetup {
         let named = |problem| format!("outline_ca_path: {problem}");
         let fetcher = Fetcher::new(ca).map_err(named)?;
         let relays = EgressPolicy::new(config.egress_allow.clone());
-        Ok(Self { specs, fetcher, dialer: Dialer::new(ca, relays).map_err(named)? })
+        let reserve = DescriptorReserve::new(config.descriptor_reserve);
+        let source = Source::default().below_descriptor(reserve.first_without_streams);
+        Ok(Self { specs, fetcher, dialer: Dialer::new(ca, relays, source).map_err(named)? })
     }
 }
 

@@ -7,7 +7,7 @@ use super::probe::{self, Exchange};
 use super::way::{Dialer, Way};
 use httvps_proto::Target;
 use httvps_shadowsocks::Client;
-use httvps_upstream::EgressPolicy;
+use httvps_upstream::{EgressPolicy, Source};
 use std::path::Path;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub async fn test_key(
             Way::Shadowsocks(Client::new(key))
         }
     };
-    let dialer = Dialer::new(ca, EgressPolicy::default());
+    let dialer = Dialer::new(ca, EgressPolicy::default(), Source::default());
     let dialer = dialer.map_err(|problem| of_authorities(&problem))?;
     let stream = probe::exchange(&dialer, &way, web, timeout, timeout).await;
     let datagrams = probe::exchange_datagrams(&dialer, &way, dns, timeout).await;

@@ -8,7 +8,7 @@ use httvps_proto::{Host, Target};
 use httvps_proxies::{Kind, ProxyKey};
 use httvps_shadowsocks::Client;
 use httvps_transport::tls::{CertificateFault, ClientTls, TlsStream, server_name};
-use httvps_upstream::{ConnectError, DatagramSocket, Direct, EgressPolicy, SystemResolver};
+use httvps_upstream::{ConnectError, DatagramSocket, Direct, EgressPolicy, Source, SystemResolver};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::Path;
@@ -40,10 +40,15 @@ impl Dialer {
     /// It goes anywhere: the operator and the backend name the nodes, not the clients. What a node
     /// names in turn is for `relays` to judge. `ca` is a PEM file of authorities to trust besides
     /// those of the system. Blocks while it reads files; the error names the file.
-    pub(super) fn new(ca: Option<&Path>, relays: EgressPolicy) -> Result<Self, String> {
+    pub(super) fn new(
+        ca: Option<&Path>,
+        relays: EgressPolicy,
+        source: Source,
+    ) -> Result<Self, String> {
         let everywhere = [IpAddr::from([0_u8; 4]), IpAddr::from([0_u16; 8])];
         let everywhere = everywhere.map(|address| IpNet::new_assert(address, 0)).to_vec();
-        let direct = Direct::new(EgressPolicy::new(everywhere), SystemResolver::shared());
+        let direct =
+            Direct::from_source(EgressPolicy::new(everywhere), SystemResolver::shared(), source);
         Ok(Self { direct, tls: authorities::client_tls(ca)?, relays })
     }
 

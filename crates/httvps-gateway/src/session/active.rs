@@ -429,6 +429,7 @@ impl Active {
         let end = match error {
             LinkError::KeepAlive => SessionEnd::KeepAlive,
             LinkError::WriteTimeout => SessionEnd::WriteTimeout,
+            LinkError::MessageTimeout => SessionEnd::MessageTimeout,
             LinkError::WebSocket(ws::Error::Io(error)) if is_tls(error) => SessionEnd::TlsError,
             LinkError::WebSocket(ws::Error::Disconnected | ws::Error::Io(_)) => {
                 SessionEnd::Disconnected
@@ -445,6 +446,7 @@ impl Active {
         match end {
             SessionEnd::KeepAlive => self.gateway.metrics.limit_hit(Limit::KeepAlive),
             SessionEnd::WriteTimeout => self.gateway.metrics.limit_hit(Limit::Write),
+            SessionEnd::MessageTimeout => self.gateway.metrics.limit_hit(Limit::MessageTimeout),
             SessionEnd::MessageTooBig => self.gateway.metrics.limit_hit(Limit::Message),
             _ => {}
         }

@@ -58,7 +58,15 @@ pub(crate) async fn begin(
     };
     let mut link = Link::new(ws, timing, Instant::now());
     let mut session = Session::new(gateway.limits.clone());
-    let hello = poll_fn(|cx| poll_hello(cx, &mut link, &mut session));
+    let mut pings = config.max_exchanges_before_auth;
+    let hello = poll_fn(|cx| {
+        let hello = poll_hello(cx, &mut link, &mut session, &mut pings);
+        // While it is polled it has a buffer of the worker's.
+        if hello.is_pending() {
+            half_open.hold(link.get_mut().buffered_capacity());
+        }
+        hello
+    });
     let applicant = match tokio::time::timeout_at(deadline.into(), hello).await {
         Ok(Ok(applicant)) => applicant,
         Ok(Err(failure)) => {
@@ -72,6 +80,8 @@ pub(crate) async fn begin(
             return close(link).await;
         }
     };
+    // From here on it is not the client that has to do something.
+    half_open.keep_place();
     let reception =
         Reception { gateway: &gateway, applicant: &applicant, peer, accepted, deadline };
     let entry = match reception.decide(&mut link, &mut session).await {
@@ -86,6 +96,7 @@ pub(crate) async fn begin(
         max_fragments: config.max_message_fragments,
         ..ws::Limits::default()
     });
+    link.limit_message_time(config.message_timeout);
     drop(half_open);
     drop(applicant);
     let active = Box::new(Active::new(gateway.clone(), link, session, entry));
@@ -99,6 +110,8 @@ enum HelloFailure {
     Gone,
     /// The first message was not a valid `hello`.
     Bad(CloseCause),
+    /// The client sent pings in place of a `hello`.
+    Pings,
     /// The client broke the rules of WebSocket, or sent more than it may before it is let in.
     Broken(Violation),
 }
@@ -108,6 +121,7 @@ impl HelloFailure {
         let limit = match self {
             Self::Bad(CloseCause::DeviceIdTooLong) => Some(Limit::DeviceId),
             Self::Bad(CloseCause::TokenTooLong) => Some(Limit::Token),
+            Self::Pings => Some(Limit::Exchanges),
             Self::Broken(Violation::MessageTooBig) => Some(Limit::MessageBeforeAuth),
             Self::Broken(Violation::TooManyFragments) => Some(Limit::Fragments),
             _ => None,
@@ -123,11 +137,12 @@ impl HelloFailure {
     }
 }
 
-/// Reads the first message. RFC 6455 pings before it are answered; they do not count.
+/// Reads the first message. RFC 6455 pings before it are answered, so many.
 fn poll_hello(
     cx: &mut Context<'_>,
     link: &mut ClientLink,
     session: &mut Session,
+    pings: &mut usize,
 ) -> Poll<Result<Applicant, HelloFailure>> {
     loop {
         let now = Instant::now();
@@ -141,7 +156,11 @@ fn poll_hello(
         }
         match std::task::ready!(link.poll_recv(cx, now)) {
             Ok(Event::Message(kind)) => return Poll::Ready(read_hello(kind, now, link, session)),
-            Ok(Event::Ping | Event::Pong) => {}
+            Ok(Event::Ping | Event::Pong) if *pings > 0 => *pings -= 1,
+            Ok(Event::Ping | Event::Pong) => {
+                link.queue_close(CloseCode::POLICY.get(), "pings in place of a hello");
+                return Poll::Ready(Err(HelloFailure::Pings));
+            }
             Err(LinkError::WebSocket(ws::Error::Protocol { violation, .. })) => {
                 return Poll::Ready(Err(HelloFailure::Broken(violation)));
             }

@@ -10,9 +10,12 @@ use rustls_pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::engine::Engine;
-use super::handshake::handshake;
+use super::handshake::{Bounds, handshake};
 use super::verifier::trusting;
 use super::{ALPN, Attempt, KeyShares, TlsError, TlsStream};
+
+/// Bytes of a server's unfinished handshake that are kept at the most: certificate chains are long.
+const SERVER_MAX: usize = 64 * 1024;
 
 /// Whom a client believes.
 #[derive(Debug, Clone)]
@@ -77,7 +80,8 @@ impl ClientTls {
         let is_small = attempt.as_ref().is_none_or(Attempt::is_small);
         let config = if is_small { &self.small } else { &self.hybrid };
         let connection = UnbufferedClientConnection::new(Arc::clone(config), name)?;
-        let result = handshake(io, Engine::Client(connection)).await;
+        let bounds = Bounds { max: SERVER_MAX, held: &|_| {}, turns: None };
+        let result = handshake(io, Engine::Client(connection), bounds).await;
         match (attempt, &result) {
             (Some(attempt), Err(TlsError::Io(_))) => attempt.lost(),
             (Some(attempt), _) => attempt.answered(),

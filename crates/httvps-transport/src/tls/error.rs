@@ -12,18 +12,21 @@ pub enum TlsError {
     Io(io::Error),
     /// The peer and we could not agree, or the peer broke the protocol.
     Tls(Error),
-    /// The peer sent more than 64 KiB without completing its part of the handshake.
+    /// The peer sent more than fits (a server 64 KiB, a client 32 KiB) without completing its part of the handshake.
     Oversized,
+    /// The peer began with the header of the PROXY protocol, which a proxy in front sends.
+    ProxyHeader,
 }
 
 impl TlsError {
     /// A short name for metrics, from a closed set: `io`, `eof`, `not_tls`, `version`, `suite`,
-    /// `certificate`, `alert`, `oversized`, `protocol`.
+    /// `certificate`, `alert`, `oversized`, `proxy_header`, `protocol`.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => "eof",
             Self::Io(_) => "io",
             Self::Oversized => "oversized",
+            Self::ProxyHeader => "proxy_header",
             Self::Tls(error) => match error {
                 Error::InvalidMessage(_) => "not_tls",
                 Error::PeerIncompatible(
@@ -47,7 +50,7 @@ impl TlsError {
     pub fn tls(&self) -> Option<&Error> {
         match self {
             Self::Tls(error) => Some(error),
-            Self::Io(_) | Self::Oversized => None,
+            Self::Io(_) | Self::Oversized | Self::ProxyHeader => None,
         }
     }
 }
@@ -60,7 +63,8 @@ impl fmt::Display for TlsError {
                 Some(words) => f.write_str(&words),
                 None => write!(f, "the TLS handshake failed: {error}"),
             },
-            Self::Oversized => f.write_str("the peer's TLS handshake is larger than 64 KiB"),
+            Self::Oversized => f.write_str("the peer's TLS handshake is too large"),
+            Self::ProxyHeader => f.write_str("a PROXY protocol header in place of TLS"),
         }
     }
 }
@@ -70,7 +74,7 @@ impl std::error::Error for TlsError {
         match self {
             Self::Io(error) => Some(error),
             Self::Tls(error) => Some(error),
-            Self::Oversized => None,
+            Self::Oversized | Self::ProxyHeader => None,
         }
     }
 }

@@ -7,14 +7,22 @@ use std::task::{Context, Poll, ready};
 
 use rustls::PeerMisbehaved;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::engine::{Engine, Step};
 use super::held::Held;
 use super::record::HEADER_LEN;
 use super::{TlsError, TlsStream};
 
-/// Bytes of an unfinished handshake that are kept at the most.
-const HANDSHAKE_MAX: usize = 64 * 1024;
+/// What a handshake may hold, and when it may do its work.
+pub(super) struct Bounds<'a> {
+    /// Bytes of the peer's that are kept at the most.
+    pub(super) max: usize,
+    /// Is told how many bytes are held whenever that changes.
+    pub(super) held: &'a (dyn Fn(usize) + Sync),
+    /// Lets so many handshakes do their cryptography at once; none = all.
+    pub(super) turns: Option<&'a Semaphore>,
+}
 
 /// Room for one read during the handshake; a flight is 2 to 4 KiB.
 const READ_HANDSHAKE: usize = 4096;
@@ -23,7 +31,11 @@ const READ_HANDSHAKE: usize = 4096;
 ///
 /// rustls is shown one record more at a time: what lies behind the last one of the handshake is
 /// ours to open.
-pub(super) async fn handshake<IO>(mut io: IO, mut engine: Engine) -> Result<TlsStream<IO>, TlsError>
+pub(super) async fn handshake<IO>(
+    mut io: IO,
+    mut engine: Engine,
+    mut bounds: Bounds<'_>,
+) -> Result<TlsStream<IO>, TlsError>
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
@@ -31,15 +43,23 @@ where
     let mut outbound = Vec::new();
     // Bytes at the front that rustls has gone through but wants to see again: parts of a message.
     let mut seen = 0;
+    let mut held = 0;
     loop {
         let (end, is_whole) = next_record(&inbound, seen);
+        // The first record asks for a signature and a key exchange, the others for little.
+        let turns = if is_whole { bounds.turns.take() } else { None };
+        let turn = turn(turns).await;
         let (discard, step) = engine.step(&mut inbound[..end], &mut outbound);
+        drop(turn);
         inbound.drain(..discard);
         seen = seen.saturating_sub(discard);
         let needs_more = match step {
             Ok(step @ (Step::Progress | Step::NeedMore)) => step == Step::NeedMore,
             Ok(Step::Closed) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Err(error) => {
+                if begins_with_proxy_header(&inbound) {
+                    return Err(TlsError::ProxyHeader);
+                }
                 engine.collect_alert(&mut outbound);
                 send_once(&mut io, &outbound).await;
                 return Err(error.into());
@@ -54,22 +74,32 @@ where
         if !needs_more || is_whole {
             continue;
         }
-        if inbound.len() >= HANDSHAKE_MAX {
+        if inbound.len() >= bounds.max {
             return Err(TlsError::Oversized);
         }
-        poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, false)).await?;
+        let holds = inbound.capacity() + outbound.capacity();
+        if std::mem::replace(&mut held, holds) != holds {
+            (bounds.held)(holds);
+        }
+        let most = Some(bounds.max);
+        poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, most)).await?;
     }
     if seen > 0 {
         // Half a message behind the last one of the handshake, in the same record.
         return Err(rustls::Error::from(PeerMisbehaved::KeyEpochWithPendingFragment).into());
     }
     if !engine.has_only_tickets() {
-        poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, true)).await?;
+        poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, None)).await?;
     }
     let session = engine.into_session()?;
     inbound.shrink_to_fit();
     outbound.shrink_to_fit();
     Ok(TlsStream::new(io, session, Held::exact(inbound), Held::exact(outbound)))
+}
+
+/// Whether a proxy in front announces its client (PROXY protocol, versions 1 and 2).
+fn begins_with_proxy_header(input: &[u8]) -> bool {
+    input.starts_with(b"PROXY ") || input.starts_with(b"\r\n\r\n\0\r\nQUIT\n")
 }
 
 /// Where the record that begins at `start` ends, and whether it has arrived in full; the end of
@@ -82,14 +112,23 @@ fn next_record(input: &[u8], start: usize) -> (usize, bool) {
     if end <= input.len() { (end, true) } else { (input.len(), false) }
 }
 
-/// Writes `outbound` and, unless the handshake `is_done`, reads more: both at once, because two
+/// Waits for a turn among the handshakes, behind all that is ready to run. Everything that runs waits for every step
+/// of a handshake before it, so that hundreds of them in the queue of the runtime would hold up the sessions; here
+/// they wait beside it.
+async fn turn(turns: Option<&Semaphore>) -> Option<SemaphorePermit<'_>> {
+    let permit = turns?.acquire().await.ok();
+    tokio::task::yield_now().await;
+    permit
+}
+
+/// Writes `outbound` and, unless the handshake is done (no `most`), reads up to `most` bytes: both at once, because two
 /// peers that wait for each other's reading before they read themselves wait for ever.
 fn poll_trade<IO: AsyncRead + AsyncWrite + Unpin>(
     io: &mut IO,
     cx: &mut Context<'_>,
     outbound: &mut Vec<u8>,
     inbound: &mut Vec<u8>,
-    is_done: bool,
+    most: Option<usize>,
 ) -> Poll<io::Result<()>> {
     let mut is_flushed = false;
     while !is_flushed {
@@ -105,11 +144,11 @@ fn poll_trade<IO: AsyncRead + AsyncWrite + Unpin>(
             }
         }
     }
-    if is_done {
+    let Some(most) = most else {
         return if is_flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
-    }
+    };
     inbound.reserve(READ_HANDSHAKE);
-    let room = (inbound.capacity() - inbound.len()).min(HANDSHAKE_MAX - inbound.len());
+    let room = (inbound.capacity() - inbound.len()).min(most.saturating_sub(inbound.len()));
     let mut limited = bytes::BufMut::limit(inbound, room);
     match ready!(Future::poll(std::pin::pin!(io.read_buf(&mut limited)), cx))? {
         0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),

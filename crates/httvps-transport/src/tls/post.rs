@@ -13,8 +13,13 @@ const HEADER_LEN: usize = 4;
 /// Records without content in a row; the value of rustls and of `BoringSSL`.
 const EMPTY_RECORDS_MAX: u8 = 32;
 
-/// Key updates without application data between them; the value of rustls and of `BoringSSL`.
+/// Key updates without [`KEY_UPDATE_WORTH`] bytes of application data between them; the number of rustls and of
+/// `BoringSSL`.
 const KEY_UPDATES_MAX: u8 = 32;
+
+/// Application data that makes good for the work of [`KEY_UPDATES_MAX`] key updates. With a byte between them a peer
+/// could ask for any number.
+const KEY_UPDATE_WORTH: usize = 16 * 1024;
 
 /// Warnings in the life of a connection; the value of rustls and of `BoringSSL`.
 const WARNINGS_MAX: u8 = 4;
@@ -38,6 +43,8 @@ pub(super) struct Post {
     bytes: Vec<u8>,
     empty_records: u8,
     key_updates: u8,
+    /// Application data since they were last counted from 0, up to [`KEY_UPDATE_WORTH`].
+    data: u16,
     warnings: u8,
     has_renegotiated: bool,
 }
@@ -53,6 +60,7 @@ impl Post {
             bytes: Vec::new(),
             empty_records: 0,
             key_updates: 0,
+            data: 0,
             warnings: 0,
             has_renegotiated: false,
         }
@@ -75,8 +83,13 @@ impl Post {
         }
         if opened.len > 0 {
             self.empty_records = 0;
-            if opened.typ == record::APPLICATION_DATA {
-                self.key_updates = 0;
+            if opened.typ == record::APPLICATION_DATA && self.key_updates > 0 {
+                let data = usize::from(self.data) + opened.len;
+                // A record has 16 KiB at the most.
+                self.data = data.min(KEY_UPDATE_WORTH) as u16;
+                if data >= KEY_UPDATE_WORTH {
+                    (self.key_updates, self.data) = (0, 0);
+                }
             }
             return Ok(());
         }
@@ -254,10 +267,14 @@ mod tests {
         assert_eq!(receiver.admit(empty), Err(PeerMisbehaved::TooManyEmptyFragments.into()));
         assert!(receiver.admit(full).is_ok());
         assert!(receiver.admit(empty).is_ok());
+        let much = Opened { typ: record::APPLICATION_DATA, len: KEY_UPDATE_WORTH / 2 };
         for round in 0..2 {
-            assert!(receiver.admit(full).is_ok());
             for _ in 0..KEY_UPDATES_MAX {
                 assert!(feed(&mut receiver, &Post::KEY_UPDATE).is_ok(), "{round}");
+                assert!(receiver.admit(full).is_ok());
+            }
+            if round == 0 {
+                assert!(receiver.admit(much).is_ok() && receiver.admit(much).is_ok());
             }
         }
         let error = PeerMisbehaved::TooManyKeyUpdateRequests.into();

@@ -1,5 +1,6 @@
 //! The server's side: one configuration, many handshakes.
 
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,14 +8,19 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::Ticketer;
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 
 use super::certificate::Resolver;
 use super::engine::Engine;
-use super::handshake::handshake;
+use super::handshake::{Bounds, handshake};
 use super::{ALPN, CertError, CertFacts, CertSource, ReloadOutcome, TlsError, TlsStream};
 
 /// Tickets sent after a TLS 1.3 handshake. One: a device resumes one connection at a time.
 const TICKETS: usize = 1;
+
+/// Bytes of a client's unfinished handshake that are kept at the most: two records of full size. A `ClientHello` has
+/// 2 KiB, and there are no client certificates.
+const CLIENT_MAX: usize = 32 * 1024;
 
 /// Accepts TLS connections with a certificate that can be replaced while serving.
 ///
@@ -24,6 +30,8 @@ pub struct ServerTls {
     config: Arc<ServerConfig>,
     resolver: Arc<Resolver>,
     source: Arc<CertSource>,
+    /// Handshakes that may do their cryptography at once.
+    turns: Arc<Semaphore>,
 }
 
 impl ServerTls {
@@ -44,20 +52,39 @@ impl ServerTls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Ticketer::new().map_err(CertError::Crypto)?;
         config.send_tls13_tickets = TICKETS;
-        Ok(Self { config: Arc::new(config), resolver, source: Arc::new(source.clone()) })
+        let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let turns = Arc::new(Semaphore::new(workers));
+        Ok(Self { config: Arc::new(config), resolver, source: Arc::new(source.clone()), turns })
     }
 
     /// Runs the handshake of an accepted connection.
     ///
-    /// Has no time-out of its own; at most 64 KiB of the peer's bytes are held. On an error the
+    /// Has no time-out of its own; at most 32 KiB of the peer's bytes are held. On an error the
     /// alert is offered to the peer without waiting for it. Cancel safe in that dropping the
     /// future drops the connection.
+    ///
+    /// Handshakes take turns, one for each processor, and each turn waits until what was ready to
+    /// run before has run: a flood of handshakes costs established connections little.
     pub async fn accept<IO>(&self, io: IO) -> Result<TlsStream<IO>, TlsError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        self.accept_watched(io, &|_| {}).await
+    }
+
+    /// As [`accept`](Self::accept); `held` is told how many bytes the handshake holds whenever that
+    /// changes.
+    pub async fn accept_watched<IO>(
+        &self,
+        io: IO,
+        held: &(dyn Fn(usize) + Sync),
+    ) -> Result<TlsStream<IO>, TlsError>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))?;
-        handshake(io, Engine::Server(connection)).await
+        let bounds = Bounds { max: CLIENT_MAX, held, turns: Some(&self.turns) };
+        handshake(io, Engine::Server(connection), bounds).await
     }
 
     /// Sends no tickets, for tests: a handshake of 1.3 then ends with the client's word.

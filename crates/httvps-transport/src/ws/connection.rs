@@ -200,6 +200,11 @@ impl<T> WebSocket<T> {
         self.push_close(Some(code), reason);
     }
 
+    /// Whether a message has begun to arrive and is not complete.
+    pub fn is_inside_message(&self) -> bool {
+        self.inbound.is_inside_message()
+    }
+
     /// Whether a Close has been queued, by the owner or as an answer.
     pub fn is_closing(&self) -> bool {
         self.outbound.is_closed()

@@ -43,15 +43,33 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
+/// What keeps a request from being an upgrade at all, in the words of its log line and metric: `method`,
+/// `http_version`, `upgrade_header`, `connection_header` or `body`. None: it asks for an upgrade.
+pub fn not_an_upgrade(
+    method: &Method,
+    version: Version,
+    headers: &HeaderMap,
+) -> Option<&'static str> {
+    if method != Method::GET {
+        Some("method")
+    } else if version != Version::HTTP_11 {
+        Some("http_version")
+    } else if !lists_token(headers, &header::UPGRADE, "websocket") {
+        Some("upgrade_header")
+    } else if !lists_token(headers, &header::CONNECTION, "upgrade") {
+        Some("connection_header")
+    } else if headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
+    {
+        Some("body")
+    } else {
+        None
+    }
+}
+
 /// Checks the head of a request for an upgrade (section 4.2.1). Path and origin are the caller's.
 pub fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<Accept, Rejection> {
-    let asks = method == Method::GET
-        && version == Version::HTTP_11
-        && lists_token(headers, &header::UPGRADE, "websocket")
-        && lists_token(headers, &header::CONNECTION, "upgrade")
-        && !headers.contains_key(header::TRANSFER_ENCODING)
-        && headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
-    if !asks {
+    if not_an_upgrade(method, version, headers).is_some() {
         return Err(Rejection::NotWebSocket);
     }
     match only(headers, &header::SEC_WEBSOCKET_VERSION) {
@@ -143,6 +161,30 @@ mod tests {
         let response = accept.response(());
         assert_eq!(response.status(), 101);
         assert_eq!(response.headers()["upgrade"], "websocket");
+    }
+
+    #[test]
+    fn what_a_request_lacks_is_named() {
+        let lacks = |method: &Method, version, change: &dyn Fn(&mut HeaderMap)| {
+            let mut map = HeaderMap::new();
+            for (name, value) in GOOD {
+                map.append(name, HeaderValue::from_static(value));
+            }
+            change(&mut map);
+            not_an_upgrade(method, version, &map)
+        };
+        let (get, new) = (Method::GET, Version::HTTP_11);
+        assert_eq!(lacks(&get, new, &|_| {}), None);
+        assert_eq!(lacks(&Method::POST, new, &|_| {}), Some("method"));
+        assert_eq!(lacks(&get, Version::HTTP_10, &|_| {}), Some("http_version"));
+        for (name, missing) in [("upgrade", "upgrade_header"), ("connection", "connection_header")]
+        {
+            assert_eq!(lacks(&get, new, &|map| drop(map.remove(name))), Some(missing));
+        }
+        let body = |map: &mut HeaderMap| {
+            map.insert("content-length", HeaderValue::from_static("5"));
+        };
+        assert_eq!(lacks(&get, new, &body), Some("body"));
     }
 
     #[test]

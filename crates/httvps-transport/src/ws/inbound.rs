@@ -105,6 +105,11 @@ impl Inbound {
         self.buffer.capacity()
     }
 
+    /// Whether a message has begun and is not complete.
+    pub(super) fn is_inside_message(&self) -> bool {
+        self.partial.is_some()
+    }
+
     /// Whether undecoded bytes are there.
     pub(super) fn has_raw(&self) -> bool {
         self.raw < self.buffer.len()

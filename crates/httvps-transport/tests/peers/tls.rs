@@ -228,6 +228,38 @@ async fn an_endless_handshake_is_bounded() {
 }
 
 #[tokio::test]
+async fn what_a_handshake_holds_is_told_and_is_32_kib_at_the_most() {
+    let server = Pki::new().our_server();
+    let (near, mut far) = duplex(1000);
+    let held = std::sync::Mutex::new(Vec::new());
+    let note = |bytes| held.lock().unwrap().push(bytes);
+    let flood = async {
+        // A ClientHello of 64 KiB in records of 16.
+        let mut hello = vec![0; 16 * 1024];
+        hello[..4].copy_from_slice(&[1, 0, 0xFF, 0xF0]);
+        let record = [&[0x16, 3, 1, 0x40, 0][..], &hello].concat();
+        while far.write_all(&record).await.is_ok() {}
+    };
+    let (result, ()) = tokio::join!(server.accept_watched(near, &note), flood);
+    assert_eq!(result.unwrap_err().label(), "oversized");
+    let held = held.into_inner().unwrap();
+    assert!(held.is_sorted() && held.len() > 2, "as it grows: {held:?}");
+    assert!((16_384..=32_768).contains(held.last().unwrap()), "{held:?}");
+}
+
+#[tokio::test]
+async fn a_proxy_protocol_header_is_known_as_one() {
+    let server = Pki::new().our_server();
+    for header in
+        [&b"PROXY TCP4 192.0.2.1 192.0.2.2 1 443\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"]
+    {
+        let (near, mut far) = duplex(10_000);
+        far.write_all(header).await.unwrap();
+        assert_eq!(server.accept(near).await.unwrap_err().label(), "proxy_header");
+    }
+}
+
+#[tokio::test]
 async fn a_broken_record_gets_its_alert_and_ends_the_stream() {
     let pki = Pki::new();
     let (mut ours, mut theirs) = we_serve(&pki, &TLS13, 100_000).await;

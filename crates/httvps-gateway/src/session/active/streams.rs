@@ -261,6 +261,7 @@ impl Active {
             }
             StreamEnd::Idle => self.gateway.metrics.limit_hit(Limit::StreamIdle),
             StreamEnd::Timeout => self.gateway.metrics.limit_hit(Limit::Dial),
+            StreamEnd::Overload => self.gateway.metrics.limit_hit(Limit::Descriptors),
             _ => {}
         }
         // What the client sent before the target finished is still the target's.
