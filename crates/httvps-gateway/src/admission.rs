@@ -362,7 +362,7 @@ mod tests {
         admission.set_room(-1);
         let is_alive: Vec<_> = held.iter().map(Connection::is_alive).collect();
         assert_eq!(is_alive, [true, false, true]);
-        admission.set_room(BASE_BYTES as i64);
+        admission.set_room(i64::try_from(BASE_BYTES).unwrap());
         let newcomer = enter(&admission, "192.0.2.2").unwrap();
         assert_eq!(enter(&admission, "192.0.2.3").err(), Some(Limit::Memory), "between two looks");
         assert!(newcomer.is_alive());

@@ -56,7 +56,7 @@ impl MemoryBudget {
 impl fmt::Display for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.from {
-            BudgetSource::Unknown => return f.write_str("unknown: set memory_budget_bytes"),
+            BudgetSource::Unknown => f.write_str("unknown: set memory_budget_bytes"),
             BudgetSource::Setting => write!(f, "{} bytes (memory_budget_bytes)", self.bytes),
             BudgetSource::ControlGroup(group) => {
                 write!(f, "{} bytes (control group {})", self.bytes, group.escape_debug())
