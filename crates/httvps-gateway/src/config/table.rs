@@ -325,7 +325,7 @@ settings! {
 
         /// How long a message of a session may take from its first byte to its last; beyond, the session ends with
         /// 1008. Time in which the gateway does not read, because targets or the client do not, does not count.
-        message_timeout: Duration as Time, env GATEWAY_MESSAGE_TIMEOUT, default "60s",
+        message_timeout: Duration as Time, env GATEWAY_MESSAGE_TIMEOUT, default "1m",
             range "100ms" to "1h", zero "never";
 
         /// WebSocket fragments of one message; more close the connection with 1009.
