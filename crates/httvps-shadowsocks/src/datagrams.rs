@@ -113,13 +113,15 @@ impl<S> fmt::Debug for Datagrams<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aead::session_key;
     use crate::node_half::key;
+    use crate::packets::{open_body, seal_body};
     use crate::{Cipher, Client};
+    use aws_lc_rs::aead::NONCE_LEN;
     use std::future::poll_fn;
 
-    /// A node's socket, where a test node of its own key sends back what it got: with the AEAD ciphers a question reads
-    /// as an answer of the target.
-    #[derive(Default)]
+    /// A node's socket, where a node sends back each datagram under a salt of its own: with the AEAD ciphers a question
+    /// reads as an answer of the target.
     struct Mirror(Vec<Vec<u8>>);
 
     impl PacketSocket for Mirror {
@@ -136,7 +138,13 @@ mod tests {
         }
 
         fn poll_send(&mut self, _: &mut Context<'_>, packet: &[u8]) -> Poll<io::Result<()>> {
-            self.0.push(packet.to_vec());
+            let key = key(Cipher::Aes128Gcm);
+            let (salt, body) = packet.split_at(key.cipher().key_len());
+            let mut body = body.to_vec();
+            open_body(&session_key(&key, salt), [0; NONCE_LEN], &mut body).unwrap();
+            let salt = vec![9; salt.len()];
+            seal_body(&session_key(&key, &salt), [0; NONCE_LEN], &mut body);
+            self.0.push([salt, body].concat());
             Poll::Ready(Ok(()))
         }
     }

@@ -30,6 +30,8 @@ pub enum Error {
     Clock(u64),
     /// The node's answer belongs to another request: it was recorded earlier (SIP022 section 3.1.3).
     Replay,
+    /// The node sent back what this process had sent to it, on this stream or another one.
+    Reflected,
     /// The stream was opened without a target, and its first bytes are not an address header.
     Address(AddressError),
     /// The stream was opened without a target and finished within its address header.
@@ -61,6 +63,9 @@ impl fmt::Display for Error {
                 );
             }
             Self::Replay => "the node's answer belongs to another request",
+            Self::Reflected => {
+                "the node sends the request back: it is no Shadowsocks node and has not the key"
+            }
             Self::Address(error) => return error.fmt(f),
             Self::NoAddress => "the stream finished within its address header",
         })

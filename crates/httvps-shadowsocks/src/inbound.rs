@@ -5,7 +5,7 @@ use tokio::io::ReadBuf;
 
 use crate::aead::{Direction, TAG_LEN};
 use crate::area::{AREA_LEN, Waiting};
-use crate::{AccessKey, Error};
+use crate::{AccessKey, Error, salt};
 
 /// A sealed length.
 const LENGTH_LEN: usize = 2 + TAG_LEN;
@@ -51,6 +51,7 @@ enum Failure {
     Protocol,
     Clock(u64),
     Replay,
+    Reflected,
 }
 
 impl From<Failure> for Error {
@@ -61,6 +62,7 @@ impl From<Failure> for Error {
             Failure::Protocol => Self::Protocol,
             Failure::Clock(seconds) => Self::Clock(seconds),
             Failure::Replay => Self::Replay,
+            Failure::Reflected => Self::Reflected,
         }
     }
 }
@@ -96,7 +98,11 @@ impl Inbound {
             let piece = self.piece_len(key);
             match self.stage {
                 Stage::Salt => {
-                    self.direction = Some(Direction::new(key, &self.waiting.filled()[..piece]));
+                    let salt_of_node = &self.waiting.filled()[..piece];
+                    if salt_of_node == salt || salt::is_ours(salt_of_node, key.prefix()) {
+                        return Err(Failure::Reflected);
+                    }
+                    self.direction = Some(Direction::new(key, salt_of_node));
                     self.stage = if key.cipher().is_2022() { Stage::Header } else { Stage::Length };
                 }
                 Stage::Header => self.open_header(piece, salt, now())?,

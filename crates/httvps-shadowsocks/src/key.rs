@@ -21,7 +21,7 @@ const MAX_PREFIX_LEN: usize = 16;
 
 /// Bytes of a salt that stay random at the least. Two streams with one salt would be encrypted alike; with 96 random
 /// bits that is not to be expected before 2^48 streams.
-const MIN_RANDOM_LEN: usize = 12;
+pub(crate) const MIN_RANDOM_LEN: usize = 12;
 
 /// A node and how to talk to it.
 ///

@@ -27,6 +27,7 @@ mod node_packets;
 mod outbound;
 mod packets;
 mod replay;
+mod salt;
 mod stream;
 
 pub use cipher::Cipher;

@@ -7,7 +7,7 @@ use httvps_proto::Target;
 use crate::aead::{Direction, TAG_LEN};
 use crate::area::AREA_LEN;
 use crate::cipher::KEY_MAX;
-use crate::{AccessKey, Error};
+use crate::{AccessKey, Error, salt};
 use httvps_proto::address::{self, ADDRESS_MAX};
 
 /// Payload that is sealed at one time at the most.
@@ -68,9 +68,7 @@ impl Outbound {
     pub(crate) fn new(key: &AccessKey, target: Option<&Target>) -> io::Result<Self> {
         let mut salt = [0; KEY_MAX];
         let used = &mut salt[..key.cipher().key_len()];
-        let (prefix, random) = used.split_at_mut(key.prefix().len());
-        prefix.copy_from_slice(key.prefix());
-        getrandom::fill(random).map_err(io::Error::from)?;
+        salt::fill(used, key.prefix())?;
         let mut header = Vec::new();
         let stage = match target {
             Some(target) => {

@@ -17,7 +17,7 @@ use crate::area::AREA_LEN;
 use crate::cipher::KEY_MAX;
 use crate::inbound::CLOCK_TOLERANCE;
 use crate::replay::Window;
-use crate::{AccessKey, Cipher};
+use crate::{AccessKey, Cipher, salt};
 use httvps_proto::address;
 
 /// Longest payload of a datagram, as the length field of UDP has it.
@@ -119,7 +119,7 @@ impl Packets {
         }
         let salt_len = self.key.cipher().key_len();
         let (salt, body) = area.split_at_mut(salt_len);
-        getrandom::fill(salt).map_err(io::Error::from)?;
+        salt::fill(salt, &[])?;
         let len = place(body, &parts);
         seal_body(&session_key(&self.key, salt), [0; NONCE_LEN], &mut body[..len]);
         Ok(salt_len + len)
@@ -134,6 +134,10 @@ impl Packets {
         } else {
             let salt_len = self.key.cipher().key_len();
             let (salt, body) = packet.split_at_mut_checked(salt_len)?;
+            // Both directions share a key: what we sent would pass for an answer.
+            if salt::is_ours(salt, &[]) {
+                return None;
+            }
             open_body(&session_key(&self.key, salt), [0; NONCE_LEN], body).ok()?;
             salt_len
         };
@@ -304,7 +308,7 @@ pub(crate) fn seal_body(key: &LessSafeKey, nonce: [u8; NONCE_LEN], body: &mut [u
     tag.copy_from_slice(sealed.expect("a datagram is far below what an AEAD can seal").as_ref());
 }
 
-fn open_body(
+pub(crate) fn open_body(
     key: &LessSafeKey,
     nonce: [u8; NONCE_LEN],
     body: &mut [u8],

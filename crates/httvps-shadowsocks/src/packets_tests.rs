@@ -47,6 +47,19 @@ fn good_answers_are_opened_and_strangers_are_not_heard() {
 }
 
 #[test]
+fn datagram_sent_back_on_any_association_is_dropped() {
+    for cipher in Cipher::ALL {
+        let mut area = vec![0; AREA_LEN];
+        let mut sender = packets(cipher, "192.0.2.7:53");
+        let len = sender.seal(b"a question", NOW, &mut area).unwrap();
+        for mut receiver in [packets(cipher, "192.0.2.7:53"), sender] {
+            let mut packet = area[..len].to_vec();
+            assert_eq!(receiver.open(&mut packet, NOW), None, "{cipher}");
+        }
+    }
+}
+
+#[test]
 fn without_a_target_each_payload_has_its_address_header() {
     for cipher in Cipher::ALL {
         let mut ours = Packets::new(Arc::new(node_half::key(cipher)), None).unwrap();

@@ -155,6 +155,36 @@ async fn every_salt_begins_with_the_prefix_and_is_random_behind_it() {
     }
 }
 
+#[tokio::test]
+async fn request_sent_back_on_any_stream_is_no_answer() {
+    for cipher in Cipher::ALL {
+        let (mut other, other_wire) = opened(key(cipher), Some(TARGET));
+        other.write_all(b"another device").await.unwrap();
+        let (mut stream, wire) = opened(key(cipher), Some(TARGET));
+        stream.write_all(b"payload").await.unwrap();
+        for sent in [wire.sent(), other_wire.sent()] {
+            let (mut stream, own) = if sent == wire.sent() {
+                (std::mem::replace(&mut stream, opened(key(cipher), Some(TARGET)).0), wire.clone())
+            } else {
+                opened(key(cipher), Some(TARGET))
+            };
+            own.give(&sent);
+            let error = read_now(&mut stream).await.unwrap().unwrap_err();
+            assert!(matches!(Error::of(&error), Some(Error::Reflected)), "{cipher}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn own_salt_is_refused_even_where_it_has_no_room_for_a_mark() {
+    let prefixed = key(Cipher::Aes128Gcm).with_prefix("GET ").unwrap();
+    let (mut stream, wire) = opened(prefixed, Some(TARGET));
+    stream.write_all(b"payload").await.unwrap();
+    wire.give(&wire.sent());
+    let error = read_now(&mut stream).await.unwrap().unwrap_err();
+    assert!(matches!(Error::of(&error), Some(Error::Reflected)), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_reader_alone_makes_the_header_go_after_a_short_wait() {
     for cipher in Cipher::ALL {

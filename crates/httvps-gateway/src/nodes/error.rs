@@ -36,6 +36,8 @@ pub enum NodeError {
     Closed,
     /// No answer in time.
     Silent,
+    /// The answer to a probe is not that of a web server.
+    NoHttp,
 }
 
 impl NodeError {
@@ -49,9 +51,12 @@ impl NodeError {
             | Self::Credentials
             | Self::NoCredentials
             | Self::Clock(_) => NodeProbe::WrongKey,
-            Self::Target(_) | Self::Unsupported | Self::Relay | Self::Closed | Self::Silent => {
-                NodeProbe::Silent
-            }
+            Self::Target(_)
+            | Self::Unsupported
+            | Self::Relay
+            | Self::Closed
+            | Self::Silent
+            | Self::NoHttp => NodeProbe::Silent,
         }
     }
 
@@ -153,6 +158,9 @@ impl fmt::Display for NodeError {
             }
             Self::Closed => {
                 "the node took the connection and ended it without an answer: wrong password or cipher, or the target cannot be reached from there"
+            }
+            Self::NoHttp => {
+                "what answers through the node is no web server: name one as the probe's target, or the node does not reach it"
             }
             Self::Silent => {
                 "the node took the connection and did not answer in time: wrong password or cipher, or the target does not answer"

@@ -10,7 +10,7 @@ use httvps_upstream::{ConnectError, DatagramSocket};
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
 /// How long things took in a probe that went through.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +21,11 @@ pub struct Exchange {
     pub answer: Duration,
 }
 
-/// Asks `target`, a web server, for `HEAD /` by way of the node, and waits for the first byte, which
-/// proves the key and the way out. Cancelling it closes the connection.
+/// What an answer of a web server begins with (RFC 9112 section 4).
+const ANSWER: &[u8] = b"HTTP/";
+
+/// Asks `target`, a web server, for `HEAD /` through the node, and waits for the beginning of an HTTP
+/// answer, which proves the key and the way out. Cancelling it closes the connection.
 pub(super) async fn exchange(
     dialer: &Dialer,
     way: &Way,
@@ -41,16 +44,24 @@ pub(super) async fn exchange(
         let exchanging = async {
             stream.write_all(request.as_bytes()).await?;
             stream.flush().await?;
-            stream.read(&mut [0; 64]).await
+            read_start(&mut stream).await
         };
         exchanging.await.map_err(|error| NodeError::of_io(&error))
     };
     match tokio::time::timeout(answer_timeout, asking).await {
         Err(_) => Err(NodeError::Silent),
-        Ok(Ok(0)) => Err(NodeError::Closed),
-        Ok(Ok(_)) => Ok(Exchange { dial, answer: sent.elapsed() }),
+        Ok(Ok(start)) if start.is_empty() => Err(NodeError::Closed),
+        Ok(Ok(start)) if start == ANSWER => Ok(Exchange { dial, answer: sent.elapsed() }),
+        Ok(Ok(_)) => Err(NodeError::NoHttp),
         Ok(Err(error)) => Err(error),
     }
+}
+
+/// The first bytes of an answer, as many as [`ANSWER`] has; fewer when it ends before.
+async fn read_start(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<u8>> {
+    let mut start = Vec::with_capacity(ANSWER.len());
+    stream.take(ANSWER.len() as u64).read_to_end(&mut start).await?;
+    Ok(start)
 }
 
 /// Asks `server`, a name server, for the address of `example.com` by way of the node, three times
@@ -194,6 +205,7 @@ mod tests {
             NodeError::Relay,
             NodeError::Closed,
             NodeError::Silent,
+            NodeError::NoHttp,
         ];
         let dials = [
             ConnectError::Refused,
