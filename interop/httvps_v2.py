@@ -15,7 +15,8 @@ MAX_CREDIT = 2**31 - 1
 ERRORS = ("truncated", "unknown_type", "bad_length", "bad_stream", "bad_value", "wrong_direction")
 KINDS = {1: "bytes", 2: "datagrams"}
 CODES = ("cancelled", "refused", "unreachable", "timeout", "denied", "limit", "reset", "protocol_error", "going_away",
-         "resolve_failed", "bad_target", "stalled", "idle", "overload", "io", "unsupported")
+         "resolve_failed", "bad_target", "stalled", "idle", "overload", "io", "unsupported",
+         "node_unreachable")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Rules about Outline nodes and keys that show when something is wrong: who stands in, what is asked again and when."""
 
+import base64
 import subprocess
+from types import SimpleNamespace
 
 from rig.backend import ASSIGN, answer, assigned
 from rig.between import Between, end_after
@@ -9,7 +11,7 @@ from rig.gateway import BINARY, environment
 from rig.nodes import Node, header, pool_file
 from rig.outline import dials, exchange, frame_of, key_server, session_node, state
 from rig.poll import Stopwatch, eventually
-from rig.targets import Target, UdpTarget, full_backlog, refusing_port, silent
+from rig.targets import Target, UdpTarget, echo, full_backlog, refusing_port, silent
 
 
 def probes(gateway, node, result="ok"):
@@ -58,11 +60,47 @@ def test_without_a_pool_a_dead_node_of_the_backend_is_told_as_such(run, backend,
         for number in range(20):
             device.send(stream_open(f"s{number}"), stream_data(f"s{number}", header(target.address)))
             frame = frame_of(device, f"s{number}")
-            assert (frame["code"], frame["reason"]) == ("stream_error", "unreachable"), frame
+            assert (frame["code"], frame["reason"]) == ("stream_error", "node_unreachable"), frame
+            assert frame["message"] == "the exit node does not answer"
         asked = [r for r in backend.requests_of(device.device_id) if r.path == ASSIGN]
         assert len(asked) <= 4, "the backend is asked once a second at the most"
     assert gateway.metric("outline_moves_total") == 0
     assert dials(gateway, "near", result="failed") == 3, "a node that is down is left alone"
+
+
+def test_a_backend_that_assigns_a_dead_node_is_asked_once_more(run, backend, pair_of_nodes, target):
+    near, far = pair_of_nodes
+    near.stop()
+    gateway = run(near, GATEWAY_OUTLINE_ASSIGN="backend", GATEWAY_OUTLINE_COOLDOWN="1h", GATEWAY_OUTLINE_DOWN_FAILURES="1")
+    backend.assignment = assigned(**near.parts)
+    with login(gateway):
+        eventually(lambda: state(gateway, "near") == 2, 10, "the node is known to be down")
+
+    def in_turn(_, turns=iter([near, far, near, near])):
+        return assigned(**next(turns).parts)
+
+    def asked(device):
+        return len([r for r in backend.requests_of(device.device_id) if r.path == ASSIGN])
+
+    backend.assignment = in_turn
+    with login(gateway) as device:
+        assert session_node(gateway, device) == "far" and asked(device) == 2
+        exchange(device, "a", target)
+    with login(gateway) as device:
+        assert session_node(gateway, device) == "near" and asked(device) == 2, "what it says twice holds"
+
+
+def test_an_echo_is_no_node(run, target, tmp_path):
+    """A middle box without the key that sends everything back: no probe and no device takes it for an answer."""
+    with Target(echo) as mirror:
+        key = base64.urlsafe_b64encode(b"aes-256-gcm:hunter2").decode().rstrip("=")
+        node = SimpleNamespace(node_id="mirror", region="eu", key=f"ss://{key}@{mirror.address}")
+        gateway = run(node)
+        with login(gateway) as device:
+            eventually(lambda: probes(gateway, "mirror", "wrong_key") >= 1, 10, "the probe tells")
+            device.send(stream_open("a"), stream_data("a", header(target.address) + b"GET /secret"))
+            assert frame_of(device, "a")["type"] == "error"
+        assert probes(gateway, "mirror", "ok") == 0 and gateway.metric("bytes_out_total") == 0
 
 
 def test_when_all_probes_fail_nodes_that_can_be_reached_are_the_last_resort(run, pair_of_nodes, target):

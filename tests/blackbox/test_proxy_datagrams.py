@@ -119,13 +119,13 @@ def test_a_session_of_an_http_proxy_has_its_datagrams_by_another_node(run, tmp_p
             assert gateway.metric("outline_active_streams", node=kept.node_id) == 7
             kept.stop()
             device.pump(lambda: device.streams[first].reset is not None)
-            assert refused(device, udp.address) == "unreachable", "that stream shows that the node is down"
+            assert refused(device, udp.address) == "node_unreachable", "that stream shows that the node is down"
             answered(device, udp.address)
             passes(device, target)
             assert [dials(gateway, node.node_id) for node in (http, kept, other)] == [2, 7, 1]
             assert gateway.metric("outline_moves_total") == 0
             other.stop()
-            assert refused(device, udp.address) == "unreachable"
+            assert refused(device, udp.address) == "node_unreachable"
 
 
 def test_datagrams_stay_at_a_node_that_may_carry_them(run, tmp_path, target):

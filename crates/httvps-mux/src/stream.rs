@@ -129,7 +129,7 @@ impl StreamFailure {
         use io::ErrorKind as Kind;
         match self.end {
             Some(StreamEnd::Refused) => Kind::ConnectionRefused,
-            Some(StreamEnd::Unreachable) => Kind::HostUnreachable,
+            Some(StreamEnd::Unreachable | StreamEnd::NodeUnreachable) => Kind::HostUnreachable,
             Some(StreamEnd::Timeout | StreamEnd::Stalled | StreamEnd::Idle) => Kind::TimedOut,
             Some(StreamEnd::Reset) => Kind::ConnectionReset,
             Some(StreamEnd::Denied) => Kind::PermissionDenied,

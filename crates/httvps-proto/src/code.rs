@@ -83,6 +83,8 @@ stream_ends! {
     Refused = "refused", "the target refused the connection";
     /// There is no way to the target's host or network.
     Unreachable = "unreachable", "the target cannot be reached";
+    /// The node through which the stream would leave does not answer; the target was not asked.
+    NodeUnreachable = "node_unreachable", "the exit node does not answer";
     /// The target did not answer within the dial time-out.
     Timeout = "timeout", "the target did not answer in time";
     /// The target reset the connection.

@@ -8,6 +8,9 @@ use zeroize::Zeroizing;
 use crate::key::Credentials;
 use crate::{Error, Refusal};
 
+/// Proxies behind fronts that refuse requests without a `User-Agent` need one; it names no product.
+const AGENT: &str = "Mozilla/5.0";
+
 /// Longest head of an answer, in bytes, those of interim answers before it included.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -51,8 +54,10 @@ where
 
 fn request(target: &Target, credentials: Option<&Credentials>) -> Zeroizing<Vec<u8>> {
     let mut request = Zeroizing::new(Vec::with_capacity(1536));
-    request
-        .extend_from_slice(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").as_bytes());
+    request.extend_from_slice(
+        format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: {AGENT}\r\n")
+            .as_bytes(),
+    );
     if let Some(Credentials { user, password }) = credentials {
         let plain = Zeroizing::new([&user[..], b":", &password[..]].concat());
         let encoded = Zeroizing::new(STANDARD.encode(&*plain));
@@ -94,7 +99,7 @@ mod tests {
     use super::*;
     use crate::testing::read_all;
 
-    const ASK: &[u8] = b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\n\r\n";
+    const ASK: &[u8] = b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\nUser-Agent: Mozilla/5.0\r\n\r\n";
 
     async fn opened(key: &str, ask: &[u8], answer: &[u8]) -> Result<Vec<u8>, Error> {
         read_all(key, "[2001:db8::1]:443", &[(ask, answer)]).await
@@ -116,7 +121,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_password_goes_as_basic_and_407_is_an_error_of_its_own() {
-        let ask = b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\nProxy-Authorization: Basic YW5uOnM6Mw==\r\n\r\n";
+        let ask = b"CONNECT [2001:db8::1]:443 HTTP/1.1\r\nHost: [2001:db8::1]:443\r\nUser-Agent: Mozilla/5.0\r\nProxy-Authorization: Basic YW5uOnM6Mw==\r\n\r\n";
         let denied = b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
         assert!(opened("http://ann:s:3@h:1", ask, b"HTTP/1.1 200 OK\r\n\r\n").await.is_ok());
         let error = opened("http://ann:s:3@h:1", ask, denied).await.unwrap_err();

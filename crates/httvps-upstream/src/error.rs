@@ -16,6 +16,8 @@ pub enum ConnectError {
     Refused,
     /// No route leads to the target, or something on the way rejects it.
     Unreachable,
+    /// The node through which the stream would leave cannot be reached; the target was not asked.
+    NodeUnreachable,
     /// The target did not answer within the deadline.
     TimedOut,
     /// The target broke the connection off while it was being opened.
@@ -37,12 +39,13 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// The reason as it stands on the wire and in metric labels. One of `refused`, `unreachable`, `timeout`, `reset`,
+    /// The reason as it stands on the wire and in metric labels. One of `refused`, `unreachable`, `node_unreachable`, `timeout`, `reset`,
     /// `denied`, `resolve_failed`, `no_target`, `overload`, `not_offered`, `io`.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Refused => "refused",
             Self::Unreachable => "unreachable",
+            Self::NodeUnreachable => "node_unreachable",
             Self::TimedOut => "timeout",
             Self::Reset => "reset",
             Self::Denied(_) | Self::DeniedByNode => "denied",
@@ -68,6 +71,7 @@ impl ConnectError {
             Self::Unreachable => 1,
             Self::Denied(_)
             | Self::DeniedByNode
+            | Self::NodeUnreachable
             | Self::ResolveFailed(_)
             | Self::NoTarget
             | Self::NotOffered => 0,
@@ -136,6 +140,7 @@ impl fmt::Display for ConnectError {
         f.write_str(match self {
             Self::Refused => "the target refused the connection",
             Self::Unreachable => "the target cannot be reached from the gateway",
+            Self::NodeUnreachable => "the exit node does not answer",
             Self::TimedOut => "the target did not answer in time",
             Self::Reset => "the target broke the connection off",
             Self::Denied(denied) => return denied.fmt(f),
@@ -211,6 +216,7 @@ mod tests {
         let errors = [
             ConnectError::Refused,
             ConnectError::Unreachable,
+            ConnectError::NodeUnreachable,
             ConnectError::TimedOut,
             ConnectError::Reset,
             ConnectError::Denied(denied),

@@ -92,6 +92,12 @@ def udp_echo(target, datagram, source):
 
 
 def echo(connection):
+    """Sends everything back; a probe of a node, which wants an HTTP answer, gets one."""
+    if (first := connection.recv(65536)).startswith(b"HEAD / HTTP/1.1\r\n"):
+        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        connection.close()
+        return
+    connection.sendall(first)
     while data := connection.recv(65536):
         connection.sendall(data)
     connection.close()

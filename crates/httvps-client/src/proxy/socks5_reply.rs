@@ -96,7 +96,9 @@ fn reply_to(error: &OpenError) -> Reply {
     match error {
         OpenError::Failed(failure) => match failure.end {
             Some(StreamEnd::Refused) => Reply::ConnectionRefused,
-            Some(StreamEnd::Unreachable | StreamEnd::ResolveFailed) => Reply::HostUnreachable,
+            Some(
+                StreamEnd::Unreachable | StreamEnd::NodeUnreachable | StreamEnd::ResolveFailed,
+            ) => Reply::HostUnreachable,
             Some(StreamEnd::Timeout) => Reply::TtlExpired,
             Some(StreamEnd::Denied) => Reply::NotAllowed,
             _ => Reply::GeneralFailure,

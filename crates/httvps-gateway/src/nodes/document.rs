@@ -15,7 +15,7 @@ pub(super) fn read(text: &str) -> Result<AccessKey, String> {
         return key(line);
     }
     // JSON is YAML too. The parser's own words are left out: they may quote the key.
-    let document: Value = serde_saphyr::from_str(text)
+    let document: Value = serde_saphyr::from_str_with_options(text, options())
         .map_err(|_| "is neither an ss:// line nor JSON nor YAML".to_owned())?;
     let Value::Object(document) = document else {
         return Err("is neither an ss:// line nor an object".to_owned());
@@ -26,6 +26,31 @@ pub(super) fn read(text: &str) -> Result<AccessKey, String> {
     match document.get("transport") {
         Some(transport) => of_transport(transport, 0),
         None => of_parts(&document, ["server", "server_port", "method", "password"]),
+    }
+}
+
+/// What the parser may spend on a document. A key has some twenty values in four levels, with an anchor or a merge or two;
+/// without these bounds 64 KiB of merges, aliases or brackets cost a second and a hundred megabytes.
+fn options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 4_096,
+            max_nodes: 2_048,
+            max_depth: 24,
+            flow_nesting_limit: 24,
+            max_aliases: 64,
+            max_anchors: 64,
+            max_recorded_anchor_events: 4_096,
+            max_recorded_anchor_bytes: 256 * 1024,
+            max_merge_keys: 16,
+            max_documents: 1,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 4_096,
+            max_replay_stack_depth: 8,
+            max_alias_expansions_per_anchor: 64,
+        },
+        with_snippet: false,
     }
 }
 
@@ -186,6 +211,25 @@ mod tests {
             let problem = read(document).expect_err(document);
             assert!(problem.contains(part), "{document}: {problem}");
             assert!(!problem.contains("hunter2"), "{document}: {problem}");
+        }
+    }
+
+    #[test]
+    fn documents_that_cost_more_than_a_key_are_refused() {
+        let members = (0..200).map(|i| format!("k{i}: v, ")).collect::<String>();
+        let merges = "  - {<<: *a}\n".repeat(200);
+        let sound = "server: ss.example.com\nserver_port: 8388\nmethod: chacha20-ietf-poly1305\npassword: hunter2\n";
+        assert!(read(&format!("{sound}more: [1, 2]\n")).is_ok());
+        for (what, more) in [
+            ("merges", format!("a: &a {{{members}}}\nb:\n{merges}")),
+            ("aliases", format!("a: &a {{{members}}}\nb: [{}]\n", "*a, ".repeat(200))),
+            ("brackets", format!("a: {}{}\n", "[".repeat(200), "]".repeat(200))),
+            ("braces", format!("a: {}1{}\n", "{a: ".repeat(60), "}".repeat(60))),
+            ("values", format!("a: [{}]\n", "1, ".repeat(5_000))),
+            ("documents", "---\na: 1\n".repeat(10)),
+        ] {
+            let problem = read(&format!("{sound}{more}")).expect_err(what);
+            assert!(problem.contains("neither an ss:// line"), "{what}: {problem}");
         }
     }
 

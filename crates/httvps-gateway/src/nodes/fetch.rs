@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use httvps_shadowsocks::AccessKey;
 use httvps_transport::tls::CertificateFault;
 use hyper::Request;
-use hyper::header::{ACCEPT, HeaderValue};
+use hyper::header::{ACCEPT, HeaderValue, USER_AGENT};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -22,6 +22,9 @@ use std::time::Duration;
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// Most bytes of a document.
 const MAX_DOCUMENT: usize = 64 * 1024;
+/// Servers of keys often stand behind a front that refuses requests without a `User-Agent`; it names no
+/// product, since the request crosses networks that may look for one.
+pub(super) const AGENT: &str = "Mozilla/5.0";
 
 /// Fetches the keys behind `ssconf://` and `https://`.
 ///
@@ -106,6 +109,7 @@ impl Fetcher {
     async fn get(&self, url: &KeyUrl) -> Result<AccessKey, FetchError> {
         let request = Request::get(url.uri().clone())
             .header(ACCEPT, HeaderValue::from_static("*/*"))
+            .header(USER_AGENT, HeaderValue::from_static(AGENT))
             .body(Empty::new())
             .map_err(|_| FetchError::Broken)?;
         let response = self.http.request(request).await.map_err(|error| {
@@ -126,8 +130,12 @@ impl Fetcher {
             if error.is::<LengthLimitError>() { FetchError::TooLarge } else { FetchError::Broken }
         })?;
         let bytes = body.to_bytes();
-        let text = httvps_text::decode(&bytes)
-            .map_err(|problem| FetchError::Document(problem.to_string()))?;
-        document::read(text).map_err(FetchError::Document)
+        // Parsing is bounded, and still too long for a thread that serves sessions.
+        let read = tokio::task::spawn_blocking(move || {
+            let text = httvps_text::decode(&bytes).map_err(|problem| problem.to_string())?;
+            document::read(text)
+        });
+        let read = read.await.map_err(|_| FetchError::Document("cannot be read".to_owned()))?;
+        read.map_err(FetchError::Document)
     }
 }

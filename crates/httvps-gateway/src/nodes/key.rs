@@ -1,9 +1,10 @@
 //! A key as it stands in a configuration: itself, or where to fetch it.
 
 use crate::backend::OutlineKey;
-use httvps_proto::TargetError;
+use crate::config::Secret;
+use httvps_proto::{Target, TargetError};
 use httvps_proxies::ProxyKey;
-use httvps_shadowsocks::{AccessKey, KeyError};
+use httvps_shadowsocks::{AccessKey, Cipher, KeyError};
 use hyper::Uri;
 use std::fmt;
 
@@ -76,6 +77,31 @@ impl KeySource {
             _ if text.is_empty() => Err(KeyProblem::Empty),
             _ => Err(KeyProblem::Scheme),
         }
+    }
+
+    /// Checks what a backend is to assign: host and port, and the key, which is `access_url` where there is one.
+    pub fn check_assigned(
+        host: &str,
+        port: u16,
+        method: Option<&str>,
+        password: Option<&str>,
+        access_url: Option<&str>,
+    ) -> Result<(), KeyProblem> {
+        Target::from_parts(host, port).map_err(|error| KeyProblem::Key(KeyError::Node(error)))?;
+        if let Some(method) = method {
+            Cipher::from_name(method).ok_or(KeyProblem::Key(KeyError::Method))?;
+        }
+        let key = match (access_url, password) {
+            (Some(url), _) => OutlineKey::Url(Secret::new(url.to_owned())),
+            (None, Some(password)) => OutlineKey::Parts {
+                host: host.to_owned(),
+                port,
+                method: method.map(str::to_owned),
+                password: Secret::new(password.to_owned()),
+            },
+            (None, None) => return Err(KeyProblem::Empty),
+        };
+        Self::of_backend(&key).map(drop)
     }
 
     /// Takes what a backend gave. It assigns Outline nodes; proxies are the operator's own affair.

@@ -219,13 +219,17 @@ impl Outline {
         let mut result = Err(Unavailable::NoneAvailable);
         let mut given_by = metrics::Assignment::Backend;
         if who.asks_backend() && may_ask {
+            let is_first = tried.is_empty();
             result = self.ask_backend(asker, region, doubted, deadline).await;
-            if let Ok(assignment) = &result {
-                let node = assignment.node();
-                let is_tried = tried.iter().any(|id| **id == *node.id());
-                let is_first = tried.is_empty();
-                let may_use = node.health(|health| health.is_eligible(Instant::now()));
-                if is_tried || (!may_use && (!is_first || who.uses_pool())) {
+            if is_first && !who.uses_pool() && result.as_ref().is_ok_and(|given| !may_use(given)) {
+                // Backends that send devices to their nodes in turn know nothing of the node's state. What it
+                // says the second time holds, unless it fails only then.
+                let again = self.ask_backend(asker, region, doubted, deadline).await;
+                result = again.or(result);
+            }
+            if let Ok(given) = &result {
+                let is_tried = tried.iter().any(|id| **id == *given.node().id());
+                if is_tried || (!may_use(given) && (!is_first || who.uses_pool())) {
                     result = Err(Unavailable::NoneAvailable);
                 }
             }
@@ -327,6 +331,11 @@ impl Outline {
             });
         }
     }
+}
+
+/// Whether streams may be sent to a node now: it is not known to be down.
+fn may_use(assignment: &Assignment) -> bool {
+    assignment.node().health(|health| health.is_eligible(Instant::now()))
 }
 
 /// What is behind these locks is whole between any two statements.

@@ -1,6 +1,7 @@
 //! A real exchange by way of a node, and the task that makes one every so often.
 
 use super::error::NodeError;
+use super::fetch::AGENT;
 use super::node::{Node, Permit};
 use super::outline::Outline;
 use super::way::{Dialer, Way};
@@ -40,7 +41,9 @@ pub(super) async fn exchange(
     let sent = Instant::now();
     let asking = async {
         let mut stream = way.start(link, Some(target)).await?;
-        let request = format!("HEAD / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "HEAD / HTTP/1.1\r\nHost: {target}\r\nUser-Agent: {AGENT}\r\nConnection: close\r\n\r\n"
+        );
         let exchanging = async {
             stream.write_all(request.as_bytes()).await?;
             stream.flush().await?;

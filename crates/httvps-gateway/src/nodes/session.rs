@@ -127,11 +127,11 @@ impl Shared {
         until: Instant,
     ) -> Result<Opened, ConnectError> {
         let mut tried = Vec::new();
-        let mut last = ConnectError::Unreachable;
+        let mut last = ConnectError::NodeUnreachable;
         while tried.len() < MAX_TRIES {
             let usable = tokio::time::timeout_at(until.into(), self.usable(&tried, until)).await;
             let (assignment, way, permit) = match usable {
-                Err(_) => return Err(ConnectError::TimedOut),
+                Err(_) => return Err(ConnectError::NodeUnreachable),
                 Ok(None) => return Err(last),
                 Ok(Some(usable)) => usable,
             };
@@ -191,7 +191,7 @@ impl Shared {
         &self,
         until: Instant,
     ) -> Result<(Arc<Assignment>, Arc<Way>, Permit), ConnectError> {
-        let own = self.usable(&[], until).await.ok_or(ConnectError::Unreachable)?;
+        let own = self.usable(&[], until).await.ok_or(ConnectError::NodeUnreachable)?;
         if own.1.carries_datagrams() {
             self.for_datagrams.store(None);
             return Ok(own);
@@ -205,7 +205,7 @@ impl Shared {
         let other = self.outline.for_datagrams(self.region.as_deref());
         let other = Arc::new(other.ok_or(ConnectError::NotOffered)?);
         let usable = pass(&other, &[]).or_else(|| last_resort(&other, &[]));
-        let (way, permit) = usable.ok_or(ConnectError::Unreachable)?;
+        let (way, permit) = usable.ok_or(ConnectError::NodeUnreachable)?;
         self.for_datagrams.store(Some(other.clone()));
         Ok((other, way, permit))
     }
@@ -295,9 +295,8 @@ impl Failure {
             NodeError::Silent => Self::Stream(ConnectError::TimedOut),
             // Our own shortage; another node would not help.
             NodeError::Unreachable(ConnectError::Overload) => Self::Stream(ConnectError::Overload),
-            NodeError::Unreachable(ConnectError::TimedOut) => Self::Node(ConnectError::TimedOut),
-            // That nobody listens at the node's port is not what the client asked about.
-            _ => Self::Node(ConnectError::Unreachable),
+            // Why the node cannot be used is the operator's affair; the client's target is not at fault.
+            _ => Self::Node(ConnectError::NodeUnreachable),
         }
     }
 }

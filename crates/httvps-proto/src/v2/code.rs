@@ -59,6 +59,8 @@ reset_codes! {
     Io = 14, "io";
     /// This kind of stream is not offered.
     Unsupported = 15, "unsupported";
+    /// The node through which the stream would leave does not answer; the target was not asked.
+    NodeUnreachable = 16, "node_unreachable";
 }
 
 impl ResetCode {
@@ -73,6 +75,7 @@ impl ResetCode {
         Some(match self {
             Self::Refused => StreamEnd::Refused,
             Self::Unreachable => StreamEnd::Unreachable,
+            Self::NodeUnreachable => StreamEnd::NodeUnreachable,
             Self::Timeout => StreamEnd::Timeout,
             Self::Denied => StreamEnd::Denied,
             Self::Reset => StreamEnd::Reset,
@@ -99,6 +102,7 @@ impl TryFrom<StreamEnd> for ResetCode {
             StreamEnd::ClientClosed => Self::Cancelled,
             StreamEnd::Refused => Self::Refused,
             StreamEnd::Unreachable => Self::Unreachable,
+            StreamEnd::NodeUnreachable => Self::NodeUnreachable,
             StreamEnd::Timeout => Self::Timeout,
             StreamEnd::Reset => Self::Reset,
             StreamEnd::Denied => Self::Denied,
@@ -123,7 +127,7 @@ mod tests {
         for (number, code) in (0u8..).zip(ResetCode::ALL) {
             assert_eq!((code.to_wire(), ResetCode::from_wire(number)), (number, *code));
         }
-        assert_eq!(ResetCode::from_wire(16), ResetCode::Io);
+        assert_eq!(ResetCode::from_wire(17), ResetCode::Io);
         assert_eq!(ResetCode::from_wire(255), ResetCode::Io);
     }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 use httvps_backend::{Node, NodeId, Store};
+use httvps_gateway::nodes::KeySource;
+use httvps_proto::Target;
 use serde_json::{Value, json};
 
 use super::args::DevicesFile;
@@ -14,6 +16,10 @@ use super::{Failure, explain, read_secret};
 const MAX_KEY_LEN: u64 = 8 * 1024;
 
 /// Add an Outline node that devices are sent to
+///
+/// The gateway is sent to the enabled nodes in turn; whether a node answers is not looked at, so a dead one is assigned
+/// until `set-node --enabled false`. Gateways ask once more when they know the node to be down, and with
+/// `outline_assign: backend_then_pool` use their own pool instead.
 ///
 /// Makes the file if there is none. The key comes from a file or from standard input (`-`), never
 /// from the command line, which other users of the host can read.
@@ -93,10 +99,30 @@ pub(super) fn add(args: AddArgs, out: &mut dyn Write) -> Result<(), Failure> {
         access_key_id: args.access_key_id,
         enabled: true,
     };
+    check(&node)?;
     let store = Store::new(args.file.devices);
     let node = store.add_node(node).map_err(|problem| explain(problem, store.path()))?;
     writeln!(out, "Added node {}: region {}.", node.node_id, region_of(&node))?;
     Ok(())
+}
+
+/// Checks the key as a gateway will read it, so that a mistake shows here and not at the first device.
+fn check(node: &Node) -> Result<(), Failure> {
+    let checked = KeySource::check_assigned(
+        &node.host,
+        node.port,
+        node.method.as_deref(),
+        node.password.as_deref(),
+        node.access_url.as_deref(),
+    );
+    checked.map_err(|problem| {
+        Failure::new(
+            format!("the node {} cannot be used: {problem}", node.node_id),
+            "Give a host, a cipher and a key of an Outline (Shadowsocks) node: ss://…, ssconf://… or https://… with \
+             a path. `httvps upstream test -` tries a key.",
+        )
+        .usage()
+    })
 }
 
 pub(super) fn list(args: &ListArgs, out: &mut dyn Write) -> Result<(), Failure> {
@@ -111,10 +137,21 @@ pub(super) fn list(args: &ListArgs, out: &mut dyn Write) -> Result<(), Failure> 
     };
     let ids = width("NODE", |node| node.node_id.as_str().len());
     let regions = width("REGION", |node| region_of(node).len());
-    writeln!(out, "{:ids$}  {:regions$}  ENABLED", "NODE", "REGION")?;
+    let places = width("ADDRESS", |node| place_of(node).len());
+    let ciphers = width("CIPHER", |node| cipher_of(node).len());
+    writeln!(
+        out,
+        "{:ids$}  {:regions$}  {:places$}  {:ciphers$}  ENABLED",
+        "NODE", "REGION", "ADDRESS", "CIPHER"
+    )?;
     for node in &nodes {
         let enabled = if node.enabled { "yes" } else { "no" };
-        writeln!(out, "{:ids$}  {:regions$}  {enabled}", node.node_id, region_of(node))?;
+        let (place, cipher) = (place_of(node), cipher_of(node));
+        let (id, region) = (&node.node_id, region_of(node));
+        writeln!(
+            out,
+            "{id:ids$}  {region:regions$}  {place:places$}  {cipher:ciphers$}  {enabled}"
+        )?;
     }
     Ok(())
 }
@@ -151,6 +188,29 @@ fn describe(node: &Node) -> Value {
     })
 }
 
+/// Where a gateway connects: the place in an `ss://` key, which wins over host and port.
+fn place_of(node: &Node) -> String {
+    match key_of(node) {
+        Some(KeySource::Static(key)) => key.node().to_string(),
+        Some(_) => "as its key says".to_owned(),
+        None => Target::from_parts(&node.host, node.port)
+            .map_or_else(|_| format!("{}:{}", node.host, node.port), |place| place.to_string()),
+    }
+}
+
+fn cipher_of(node: &Node) -> String {
+    match key_of(node) {
+        Some(KeySource::Static(key)) => key.cipher().to_string(),
+        Some(_) => "as its key says".to_owned(),
+        None => node.method.clone().unwrap_or_else(|| "default".to_owned()),
+    }
+}
+
+/// The whole key of a node that has one.
+fn key_of(node: &Node) -> Option<KeySource> {
+    node.access_url.as_deref().and_then(|url| KeySource::parse(url).ok())
+}
+
 fn region_of(node: &Node) -> &str {
     node.region.as_deref().unwrap_or("any")
 }
@@ -184,10 +244,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nodes_that_no_gateway_could_use_are_refused_and_nothing_secret_is_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key");
+        let add = |text: &str, more: &str| {
+            std::fs::write(&key, text).unwrap();
+            call(directory.path(), &format!("add-node --node-id a {more} {}", key.display()))
+        };
+        let place = "--host 192.0.2.1 --port 1";
+        for (text, more, part) in [
+            ("vmess://hunter2", format!("{place} --access-url-file"), "begins with ss://"),
+            ("ss://hunter2", format!("{place} --access-url-file"), ""),
+            ("socks5://u:hunter2@h:1", format!("{place} --access-url-file"), ""),
+            ("hunter2", format!("{place} --method aes-257-gcm --password-file"), "cipher"),
+            ("hunter2", format!("{place} --method 2022-blake3-aes-128-gcm --password-file"), ""),
+            ("hunter2", "--host two/words --port 1 --password-file".to_owned(), ""),
+        ] {
+            let failure = add(text, &more).expect_err(&more).message;
+            assert!(failure.contains("the node a cannot be used"), "{failure}");
+            assert!(failure.contains(part) && !failure.contains("hunter2"), "{failure}");
+        }
+        assert!(call(directory.path(), "list-nodes").is_err(), "no file was made");
+        add("hunter2", &format!("{place} --password-file")).unwrap();
+    }
+
+    #[test]
     fn nodes_are_added_listed_switched_and_removed_and_keys_are_not_shown() {
         let directory = tempfile::tempdir().unwrap();
         let key = directory.path().join("key");
-        std::fs::write(&key, "ss://hunter2@192.0.2.1:1\n").unwrap();
+        std::fs::write(&key, "ss://aes-256-gcm:hunter2@192.0.2.7:9\n").unwrap();
         let key = key.display();
         let call = |line: &str| call(directory.path(), line);
         let place = "--host 192.0.2.1 --port 1";
@@ -199,8 +284,11 @@ mod tests {
         let table = call("list-nodes").unwrap();
         let rows: Vec<Vec<_>> =
             table.lines().map(|line| line.split_whitespace().collect()).collect();
-        let expected =
-            [vec!["NODE", "REGION", "ENABLED"], vec!["a", "eu", "no"], vec!["b", "any", "yes"]];
+        let expected = [
+            vec!["NODE", "REGION", "ADDRESS", "CIPHER", "ENABLED"],
+            vec!["a", "eu", "192.0.2.1:1", "default", "no"],
+            vec!["b", "any", "192.0.2.7:9", "aes-256-gcm", "yes"],
+        ];
         assert_eq!(rows, expected);
         let listed = call("list-nodes --json").unwrap();
         assert!(!listed.contains("hunter2"));
