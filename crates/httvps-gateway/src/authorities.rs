@@ -2,7 +2,9 @@
 
 use httvps_transport::tls::{
     CertificateFault, ClientTls, Roots, certificate_fault, read_authorities, trusting,
+    without_post_quantum,
 };
+use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use std::error::Error;
@@ -10,10 +12,18 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A client's configuration that trusts the authorities of the system, if `needs_roots`, and the
+/// Two configurations of a client that trust the same; see [`Https`](crate::https::Https).
+pub(crate) struct TlsConfigs {
+    /// Offers the post-quantum key exchange.
+    pub(crate) hybrid: ClientConfig,
+    /// Does not, so that its first message fits into one segment.
+    pub(crate) small: ClientConfig,
+}
+
+/// A client's configurations that trust the authorities of the system, if `needs_roots`, and the
 /// certificates of a PEM file, which may be the server's own. Blocks. The error is a phrase that names
 /// the file.
-pub(crate) fn client_config(needs_roots: bool, ca: Option<&Path>) -> Result<ClientConfig, String> {
+pub(crate) fn client_config(needs_roots: bool, ca: Option<&Path>) -> Result<TlsConfigs, String> {
     let mut trusted = Vec::new();
     if needs_roots {
         trusted = rustls_native_certs::load_native_certs().certs;
@@ -21,16 +31,23 @@ pub(crate) fn client_config(needs_roots: bool, ca: Option<&Path>) -> Result<Clie
     if let Some(path) = ca {
         trusted.extend(authorities(path)?);
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    // A system without any authority is no reason not to start: every handshake will say so.
-    let builder = match trusting(trusted) {
-        Ok(verifier) => builder.dangerous().with_custom_certificate_verifier(verifier),
-        Err(_) => builder.with_root_certificates(RootCertStore::empty()),
+    let verifier = trusting(trusted);
+    let configure = |provider: CryptoProvider| {
+        let builder = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| error.to_string())?;
+        // A system without any authority is no reason not to start: every handshake will say so.
+        let builder = match &verifier {
+            Ok(verifier) => builder.dangerous().with_custom_certificate_verifier(verifier.clone()),
+            Err(_) => builder.with_root_certificates(RootCertStore::empty()),
+        };
+        Ok::<_, String>(builder.with_no_client_auth())
     };
-    Ok(builder.with_no_client_auth())
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    Ok(TlsConfigs {
+        small: configure(without_post_quantum(provider.clone()))?,
+        hybrid: configure(provider)?,
+    })
 }
 
 /// A client that trusts the same: the authorities of the system and the certificates of a PEM file;
@@ -111,7 +128,7 @@ mod tests {
             ("", "no certificate"),
         ] {
             std::fs::write(&path, content).unwrap();
-            let words = client_config(false, Some(&path)).unwrap_err();
+            let words = client_config(false, Some(&path)).map(|_| ()).unwrap_err();
             assert!(words.contains(part) && words.contains("ca.pem"), "{words}");
         }
         assert!(client_config(false, None).is_ok());

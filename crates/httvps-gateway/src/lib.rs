@@ -15,6 +15,7 @@ mod dial;
 mod gateway;
 mod http;
 mod http_connection;
+mod https;
 pub mod log;
 mod memory_budget;
 pub mod metrics;

@@ -1,9 +1,9 @@
 //! One connection to the backend, and what is known of it.
 
 use super::error::TooMuch;
-use crate::dial::Dial;
+use crate::https::Https;
 use hyper::Uri;
-use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
+use hyper_rustls::MaybeHttpsStream;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use std::future::Future;
@@ -61,12 +61,12 @@ const ROOM: u64 = 1024 * 1024;
 /// Makes connections that are watched.
 #[derive(Clone)]
 pub(super) struct Watching {
-    connector: HttpsConnector<Dial>,
+    connector: Https,
     bounds: Bounds,
 }
 
 impl Watching {
-    pub(super) fn new(connector: HttpsConnector<Dial>, bounds: Bounds) -> Self {
+    pub(super) fn new(connector: Https, bounds: Bounds) -> Self {
         Self { connector, bounds }
     }
 }

@@ -9,13 +9,12 @@ use super::breaker::Blame;
 use super::connection::{Bounds, Link, Watching};
 use super::error::{self, BackendError};
 use super::places::Place;
-use crate::dial::Dial;
+use crate::https::Https;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::http::Extensions;
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -68,7 +67,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(connector: HttpsConnector<Dial>, keeping: Keeping) -> Self {
+    pub(super) fn new(connector: Https, keeping: Keeping) -> Self {
         let connector = Watching::new(connector, keeping.bounds);
         let current = ArcSwap::from_pointee(client(&connector, &keeping));
         Self { current, connector, keeping }

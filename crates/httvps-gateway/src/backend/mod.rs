@@ -16,6 +16,7 @@ pub use error::BackendError;
 use crate::authorities;
 use crate::config::Secret;
 use crate::dial::Dial;
+use crate::https::Https;
 use crate::metrics::{Limit, Metrics};
 use crate::source::Source;
 use breaker::{Blame, Breaker};
@@ -151,11 +152,8 @@ impl BackendClient {
         let validate_device = Endpoint::new("/api/v1/auth/validate-device", &[200, 403], settings)?;
         let assign_outline = Endpoint::new("/api/v1/nodes/assign-outline", &[200, 503], settings)?;
         let secret = settings.secret.as_ref().map(secret_header).transpose()?;
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls(settings)?)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(Dial::new(settings.timeout));
+        let protocols: [&[u8]; 2] = [b"h2", b"http/1.1"];
+        let https = Https::new(Dial::new(settings.timeout), tls(settings)?, &protocols);
         let bounds = Bounds { body: settings.max_body, answers: settings.max_concurrent };
         let keeping = Keeping {
             idle: settings.idle_timeout,
@@ -347,7 +345,7 @@ fn secret_header(secret: &Secret) -> Result<HeaderValue, BackendSetupError> {
     Ok(value)
 }
 
-fn tls(settings: &BackendSettings) -> Result<rustls::ClientConfig, BackendSetupError> {
+fn tls(settings: &BackendSettings) -> Result<authorities::TlsConfigs, BackendSetupError> {
     let is_https = settings.base_url.starts_with("https:");
     let ca = is_https.then_some(settings.ca_path.as_deref()).flatten();
     authorities::client_config(is_https, ca)

@@ -4,13 +4,13 @@ use super::document;
 use super::key::KeyUrl;
 use crate::authorities;
 use crate::dial::Dial;
+use crate::https::Https;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use httvps_shadowsocks::AccessKey;
 use httvps_transport::tls::CertificateFault;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderValue, USER_AGENT};
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use std::error::Error;
@@ -31,7 +31,7 @@ pub(super) const AGENT: &str = "Mozilla/5.0";
 /// A fetch takes 10 s and 64 KiB at the most; redirects are not followed, so that the key goes
 /// nowhere but where the operator said.
 pub struct Fetcher {
-    http: Client<HttpsConnector<Dial>, Empty<Bytes>>,
+    http: Client<Https, Empty<Bytes>>,
 }
 
 /// Why a key was not fetched. `Display` repeats neither the URL nor a secret.
@@ -82,11 +82,8 @@ impl Fetcher {
     /// Prepares to fetch; `ca` is a PEM file of authorities to trust besides those of the system.
     /// Blocks. The error names the file and what is wrong with it.
     pub fn new(ca: Option<&Path>) -> Result<Self, String> {
-        let https = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(authorities::client_config(true, ca)?)
-            .https_only()
-            .enable_http1()
-            .wrap_connector(Dial::new(DEADLINE));
+        let configs = authorities::client_config(true, ca)?;
+        let https = Https::new(Dial::new(DEADLINE), configs, &[]);
         // Minutes lie between two fetches: no connection is kept.
         let http = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(https);
         Ok(Self { http })
