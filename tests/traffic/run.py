@@ -21,6 +21,7 @@ import threading
 import time
 
 import outline
+import plain
 import programs
 from origin import BLOCK, Origin, item
 from rig import (BIN, Backend, Client, Gateway, Pki, Process, accepts, clean_env, curl, curl_line, free_port, wait_for)
@@ -404,6 +405,7 @@ def is_group_alive(group):
     return True
 
 
+plain.register(test, Skipped)
 programs.register(test, Skipped)
 outline.register(test, Skipped, download=download, upload=upload, parallel=parallel)
 

@@ -125,7 +125,7 @@ impl Scene {
                     return text;
                 }
             }
-            assert!(self.program.read_buf(&mut got).await.unwrap() > 0, "{text}");
+            assert!(more(&mut self.program, &mut got).await > 0, "{text}");
         }
     }
 
@@ -141,9 +141,15 @@ pub(super) fn failed(end: StreamEnd) -> OpenError {
 pub(super) async fn head(target: &mut DuplexStream) -> String {
     let mut got = Vec::new();
     while !got.ends_with(b"\r\n\r\n") {
-        assert!(target.read_buf(&mut got).await.unwrap() > 0);
+        assert!(more(target, &mut got).await > 0);
     }
     String::from_utf8(got).unwrap()
+}
+
+/// Reads once. The time is virtual: what does not come at all fails at once.
+pub(super) async fn more(from: &mut DuplexStream, got: &mut Vec<u8>) -> usize {
+    let read = timeout(Duration::from_hours(1), from.read_buf(got));
+    read.await.expect("nothing comes").unwrap()
 }
 
 const SOCKS_REQUEST: &[u8] = b"\x05\x01\0\x03\x0bexample.org\x01\xbb";

@@ -2,15 +2,16 @@
 
 use super::body::{Decoder, Encoding, Step};
 use super::head::{MAX_HEAD, Search};
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use httvps_mux::CHUNK;
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// Bytes of room for a read at first, and the most; a read that fills it makes it four times as
-/// large.
+/// Bytes of a read at first, and the most; a read that fills its room makes it four times as large.
+/// The most is what a stream takes in one frame, as one chunk too.
 const SMALL: usize = 4 * 1024;
-const LARGE: usize = 64 * 1024;
+const LARGE: usize = CHUNK - 16;
 
 /// What has been read from a connection and not been used yet.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Inbox {
     /// Reads once; 0 is the end of the connection. Cancel safe.
     pub(super) async fn fill<R: AsyncRead + Unpin>(&mut self, source: &mut R) -> io::Result<usize> {
         self.bytes.reserve(self.room);
-        let count = source.read_buf(&mut self.bytes).await?;
+        let count = source.read_buf(&mut (&mut self.bytes).limit(self.room)).await?;
         if count >= self.room {
             self.room = LARGE.min(4 * self.room);
         }
