@@ -201,9 +201,9 @@ def test_json_escapes_in_the_hello_are_undone(gateway, shared_backend):
     device_id = fresh_device() + "/é😀"
     escaped = json.dumps(device_id).replace("/", "\\/").replace("d", "\\u0064", 1)
     with Device(gateway) as device:
-        device.send_message(f'{{"\\u0074ype":"h\\u0065llo","device_id":{escaped},"token":"a\\"b\\\\c\\u0001"}}')
+        device.send_message(f'{{"\\u0074ype":"h\\u0065llo","device_id":{escaped},"token":"a\\"b\\\\c\\u0080"}}')
         assert device.recv()["allowed"] is True
-    assert shared_backend.requests_of(device_id)[0].json == {"device_id": device_id, "token": 'a"b\\c\x01'}
+    assert shared_backend.requests_of(device_id)[0].json == {"device_id": device_id, "token": 'a"b\\c\x80'}
 
 
 def test_a_device_id_of_128_bytes_and_a_token_of_8_kib_are_fine(gateway):
