@@ -29,18 +29,13 @@ impl DeviceLimits {
     /// What the settings say, for a process that may have so many descriptors.
     pub(crate) fn new(config: &Config, windows: v2::Budget, descriptors: usize) -> Self {
         let bound = |setting: usize| if setting == 0 { usize::MAX } else { setting };
-        // A device may do what one session may.
-        let rates = (config.max_device_opens_per_second, config.max_stream_opens_per_second);
-        let rate = if rates.0 == 0 || rates.1 == 0 { 0 } else { rates.0.max(rates.1) };
-        let burst = config.max_device_open_burst.max(config.max_stream_open_burst);
         Self {
             sessions: bound(config.max_sessions_per_device),
-            streams: bound(config.max_streams_per_device).max(config.max_streams_per_session),
+            streams: bound(config.max_streams_per_device),
             descriptors: bound(config.max_descriptors_per_device)
-                .max(config.max_streams_per_session.saturating_add(1))
                 .min(descriptors / DESCRIPTOR_SHARE),
             deliveries: bound(config.max_deliveries_per_device),
-            opens: (rate, burst),
+            opens: (config.max_device_opens_per_second, config.max_device_open_burst),
             windows: (windows, config.window_budget_per_device_bytes),
         }
     }

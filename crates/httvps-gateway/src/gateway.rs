@@ -287,9 +287,6 @@ fn spawn_helpers(
 ) -> JoinSet<()> {
     let config = &context.config;
     let mut tasks = JoinSet::new();
-    if let Some(admin) = admin {
-        tasks.spawn(serve_admin(context.clone(), admin, helpers.clone()));
-    }
     let mut spawn = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
         let until_end = helpers.clone().run_until_cancelled_owned(task);
         tasks.spawn(async {
@@ -319,6 +316,10 @@ fn spawn_helpers(
     spawn(Box::pin(certificate::watch(context.clone(), certificate_told)));
     if let WayOut::Nodes(outline) = &context.way_out {
         spawn(Box::pin(outline.clone().run(nodes_told)));
+    }
+    // Behind those that set metrics as they begin, so that the first scrape has them.
+    if let Some(admin) = admin {
+        tasks.spawn(serve_admin(context.clone(), admin, helpers.clone()));
     }
     tasks
 }

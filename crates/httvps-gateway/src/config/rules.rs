@@ -10,32 +10,56 @@ impl Config {
     /// Lets defaults give way to what was set: an operator who sets one of two settings that belong
     /// together need not set the other. Only two that were both set can clash.
     pub(super) fn settle(&mut self) {
-        let is_default = |key| self.sources[index_of(key)] == Source::Default;
-        if is_default("max_message_bytes_before_auth") {
+        if self.is_default("max_message_bytes_before_auth") {
             self.max_message_bytes_before_auth =
                 self.max_message_bytes_before_auth.min(self.max_message_bytes);
-        } else if is_default("max_message_bytes") {
+        } else if self.is_default("max_message_bytes") {
             self.max_message_bytes = self.max_message_bytes.max(self.max_message_bytes_before_auth);
         }
-        if is_default("max_token_bytes") {
+        if self.is_default("max_token_bytes") {
             let room = self.max_message_bytes_before_auth.saturating_sub(self.max_device_id_bytes);
             self.max_token_bytes = self.max_token_bytes.min(room.saturating_sub(HELLO_ROOM));
-        } else if is_default("max_message_bytes_before_auth") {
+        } else if self.is_default("max_message_bytes_before_auth") {
             let hello = self.max_token_bytes + self.max_device_id_bytes + HELLO_ROOM;
             self.max_message_bytes_before_auth = self.max_message_bytes_before_auth.max(hello);
         }
-        if is_default("max_stream_queue_bytes") {
+        if self.is_default("max_stream_queue_bytes") {
             self.max_stream_queue_bytes =
                 self.max_stream_queue_bytes.min(self.max_session_queue_bytes);
-        } else if is_default("max_session_queue_bytes") {
+        } else if self.is_default("max_session_queue_bytes") {
             self.max_session_queue_bytes =
                 self.max_session_queue_bytes.max(self.max_stream_queue_bytes);
         }
-        if is_default("drain_spread") {
+        if self.is_default("drain_spread") {
             self.drain_spread = self.drain_spread.min(self.drain_timeout);
-        } else if is_default("drain_timeout") {
+        } else if self.is_default("drain_timeout") {
             self.drain_timeout = self.drain_timeout.max(self.drain_spread);
         }
+        self.let_a_device_do_what_a_session_may();
+    }
+
+    /// Limits of a device that were not set are no lower than those of one session. One that was set holds as it is.
+    fn let_a_device_do_what_a_session_may(&mut self) {
+        let streams = self.max_streams_per_session;
+        let (rate, burst) = (self.max_stream_opens_per_second, self.max_stream_open_burst);
+        if self.is_default("max_streams_per_device") {
+            self.max_streams_per_device = self.max_streams_per_device.max(streams);
+        }
+        if self.is_default("max_descriptors_per_device") {
+            let needed = streams.saturating_add(1);
+            self.max_descriptors_per_device = self.max_descriptors_per_device.max(needed);
+        }
+        if self.is_default("max_device_opens_per_second") {
+            let own = self.max_device_opens_per_second;
+            self.max_device_opens_per_second = if rate == 0 { 0 } else { own.max(rate) };
+        }
+        if self.is_default("max_device_open_burst") {
+            self.max_device_open_burst = self.max_device_open_burst.max(burst);
+        }
+    }
+
+    fn is_default(&self, key: &str) -> bool {
+        self.sources[index_of(key)] == Source::Default
     }
 
     /// Checks the rules between settings; the first one broken is the error.

@@ -212,22 +212,24 @@ settings! {
         max_sessions_per_device: usize as Whole, env GATEWAY_MAX_SESSIONS_PER_DEVICE, default "64",
             range "1" to "1000000", zero "no limit";
 
-        /// Streams that all sessions of one device together may have open at once; at least as many as one session may.
+        /// Streams that all sessions of one device together may have open at once. The default
+        /// is no lower than `max_streams_per_session`.
         max_streams_per_device: usize as Whole, env GATEWAY_MAX_STREAMS_PER_DEVICE, default "512",
             range "1" to "1000000", zero "no limit";
 
         /// Streams that all sessions of one device together may open in a second, also when it comes back with new
-        /// sessions; at least as many as one session may.
+        /// sessions. The default is no lower than `max_stream_opens_per_second`.
         max_device_opens_per_second: u32 as Whole, env GATEWAY_MAX_DEVICE_OPENS_PER_SECOND,
             default "1000", range "1" to "1000000", zero "no limit";
 
-        /// Streams that one device may open at once before the rate holds; at least as many as one session may.
+        /// Streams that one device may open at once before the rate holds. The default is no
+        /// lower than `max_stream_open_burst`.
         max_device_open_burst: u32 as Whole, env GATEWAY_MAX_DEVICE_OPEN_BURST, default "2000",
             range "1" to "1000000";
 
         /// File descriptors that one device may use: one a session, and one a stream that leaves over the network, also
-        /// while its last bytes are being delivered. At least what one session needs, and never more than a quarter of the
-        /// process's limit.
+        /// while its last bytes are being delivered. The default is no lower than what one session needs; it is never more
+        /// than a quarter of the process's limit.
         max_descriptors_per_device: usize as Whole, env GATEWAY_MAX_DESCRIPTORS_PER_DEVICE,
             default "1024", range "1" to "1000000", zero "a quarter of the process's limit";
 

@@ -295,8 +295,12 @@ impl Failure {
             NodeError::Silent => Self::Stream(ConnectError::TimedOut),
             // Our own shortage; another node would not help.
             NodeError::Unreachable(ConnectError::Overload) => Self::Stream(ConnectError::Overload),
-            // Why the node cannot be used is the operator's affair; the client's target is not at fault.
-            _ => Self::Node(ConnectError::NodeUnreachable),
+            // The target was not asked, and is not to be blamed.
+            NodeError::Unreachable(_) | NodeError::Certificate(_) => {
+                Self::Node(ConnectError::NodeUnreachable)
+            }
+            // A proxy may say so of one target, see [`judge`].
+            _ => Self::Node(ConnectError::Unreachable),
         }
     }
 }

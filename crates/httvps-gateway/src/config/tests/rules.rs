@@ -94,6 +94,22 @@ fn a_default_gives_way_to_what_was_set() {
 }
 
 #[test]
+fn limits_of_a_device_that_were_not_set_allow_what_one_session_may() {
+    let large = [
+        ("max_streams_per_session", "2000"),
+        ("max_stream_opens_per_second", "3000"),
+        ("max_stream_open_burst", "4000"),
+    ];
+    let config = load(&with(&large));
+    assert_eq!((config.max_streams_per_device, config.max_descriptors_per_device), (2000, 2001));
+    assert_eq!((config.max_device_opens_per_second, config.max_device_open_burst), (3000, 4000));
+    assert_eq!(load(&with(&[("max_stream_opens_per_second", "0")])).max_device_opens_per_second, 0);
+    let config =
+        load(&with(&[("max_streams_per_device", "3"), ("max_descriptors_per_device", "4")]));
+    assert_eq!((config.max_streams_per_device, config.max_descriptors_per_device), (3, 4));
+}
+
+#[test]
 fn settings_that_hardly_make_sense_are_warnings() {
     let (_, warnings) =
         Config::load(&chosen().with("backend_timeout", "15s").with("backend_ca_path", "/ca"))
