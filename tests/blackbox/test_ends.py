@@ -64,7 +64,7 @@ def test_an_answer_to_http_1_0_says_that_the_connection_ends(start):
             wire.body(headers)
 
 
-def test_an_upload_that_nobody_reads_does_not_lose_its_answer(start):
+def test_an_upload_that_is_not_read_does_not_lose_its_answer(start):
     gateway = start()
     size = 5_000_000
     for _ in range(5):

@@ -245,7 +245,7 @@ def test_a_flood_to_a_target_that_reads_nothing_holds_up_nobody(own_gateway):
         assert device.streams[stream].reset is None
 
 
-def test_a_message_full_of_datagrams_goes_in_turns_and_holds_up_nobody(own_gateway):
+def test_a_message_full_of_datagrams_goes_in_turns_and_holds_up_no_session(own_gateway):
     with UdpTarget() as deaf, Target(echo) as alive, enter(own_gateway) as device, enter(own_gateway) as other:
         held, others = device.open(alive.address, b"x"), other.open(alive.address, b"x")
         stream = device.open_datagrams(deaf.address)

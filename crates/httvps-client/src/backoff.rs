@@ -7,7 +7,7 @@ use std::time::Duration;
 /// at once. After a refusal the delays are drawn from 30 s up to a ceiling that doubles from 60 s
 /// to 5 min: a subscription is not renewed within seconds.
 ///
-/// Those delays are for a client that nobody uses. While a program waits, a failure delays the next
+/// Those delays are for a client that no program uses. While a program waits, a failure delays the next
 /// attempt by 0.25 to 2 s, after twenty of them by 4 to 8 s; not so a refusal.
 #[derive(Debug, Default)]
 pub(crate) struct Backoff {

@@ -135,7 +135,7 @@ impl Client {
         let keeper = Keeper::new(pool.clone(), dial, report).run();
         let closing = CloseOnDrop(pool.clone());
         let keeper = tokio::spawn(async move {
-            // A panic ends the keeper, too; without it nobody would connect any more.
+            // A panic ends the keeper, too; without it nothing would connect any more.
             let _closing = closing;
             keeper.await;
         });

@@ -134,7 +134,7 @@ fn is_lasting(error: &io::Error) -> bool {
 }
 
 /// Moves the datagrams of one flow both ways until it is over or quiet. When its session ends or
-/// falls silent it goes on by way of another one, with the datagram that has not been answered.
+/// falls silent it goes on through another one, with the datagram that has not been answered.
 async fn carry<O: Open>(
     opener: &O,
     target: &Target,

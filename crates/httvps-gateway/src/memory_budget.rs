@@ -21,7 +21,7 @@ pub enum BudgetSource {
     ControlGroup(String),
     /// The memory of the host.
     Host,
-    /// Nobody: neither control groups nor `/proc/meminfo` can be read.
+    /// Nothing: neither control groups nor `/proc/meminfo` can be read.
     Unknown,
 }
 

@@ -102,7 +102,7 @@ impl DnsUdpSocket for Connected {
         Poll::Ready(Ok((buffer.filled().len(), from)))
     }
 
-    /// Written out as `async_trait` has it. The system reports "nobody listens there" as an error that is no readiness to
+    /// Written out as `async_trait` has it. That no socket listens there is reported as an error, which is no readiness to
     /// read, so that has to be waited for too.
     fn recv_from<'own, 'buffer, 'both>(
         &'own self,

@@ -9,7 +9,7 @@ use crate::ResolveError;
 use crate::resolver::is_localhost;
 use crate::system::Dns;
 
-/// Most calls of the C library's resolver at one time. Each holds a thread until it ends, which nobody can hurry.
+/// Most calls of the C library's resolver at one time. Each holds a thread until it ends, and cannot be interrupted.
 const MAX_CALLS: usize = 4;
 
 /// What a name of the operator's may mean, in the order of the C library: as it is, and relative to each search domain.

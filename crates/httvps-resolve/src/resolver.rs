@@ -52,7 +52,7 @@ impl LookupShare {
 pub trait Resolve: Send + Sync + 'static {
     /// Looks up every address of a name that a client gave, IPv6 and IPv4, in the order in which they should be tried.
     ///
-    /// It is asked once for each stream, and whoever asks dials nothing but these answers. A lookup that has to be made
+    /// It is asked once for each stream, and the caller dials nothing but these answers. A lookup that has to be made
     /// waits for a place within `share`. Dropping the future cancels the lookup. The name is taken as absolute, with or
     /// without a dot at its end.
     fn resolve(
@@ -198,7 +198,7 @@ impl Shared {
         if let Some(known) = dns.answers.get(&name, Instant::now()) {
             return known.map(Addresses::from);
         }
-        // The device's own place first: whoever waits for it takes none from the others.
+        // The device's own place first: a lookup that waits for it takes none from the others.
         let _place = share.place().await?;
         let _turn = match places {
             Some(places) => Some(places.acquire().await.map_err(|_| ResolveError::Overload)?),

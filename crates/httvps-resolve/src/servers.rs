@@ -135,7 +135,7 @@ impl<'a> Asked<'a> {
                 if is_said_of_the_name(&error) { Ok(Err(error)) } else { Err(error) }
             }
             Err(error) => {
-                // Nobody listens there, or there is no way: no question needs to find that out again.
+                // Nothing listens there, or there is no way: no question needs to find that out again.
                 if is_of_network(&error) {
                     self.server.stand_behind(now);
                 }

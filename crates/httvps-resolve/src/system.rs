@@ -89,7 +89,7 @@ impl Files {
     }
 
     /// What the files say now, give or take [`CHECK_INTERVAL`]. Looking costs two calls of the system in that time;
-    /// whoever comes while they are being read is content with what they said before.
+    /// a lookup that comes while they are being read uses what they said before.
     pub(crate) async fn system(self: &Arc<Self>) -> System {
         if self.is_due() {
             let files = Arc::clone(self);

@@ -312,7 +312,7 @@ fn run_server(args: ServeArgs) -> Result<(), Failure> {
             print::say_as(
                 NAME,
                 format_args!(
-                    "warning: whoever reaches {address} may try tokens here; set {SECRET_VARIABLE} or \
+                    "warning: every host that reaches {address} may try tokens here; set {SECRET_VARIABLE} or \
                      --secret-file, or listen on 127.0.0.1."
                 ),
             );

@@ -99,7 +99,7 @@ pub(crate) struct ConnectArgs {
     #[arg(long, value_name = "TEXT", env = "HTTVPS_USER_AGENT", value_parser = parse_user_agent)]
     user_agent: Option<RequestHeader>,
     /// A further header field of that request, which a proxy in front of the gateway may ask for
-    /// (repeatable, 16 at the most)
+    /// (repeatable, at most 16)
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
     headers: Vec<RequestHeader>,
     /// How much to tell on standard error
@@ -313,7 +313,7 @@ fn configure(args: &ConnectArgs, voice: &Voice) -> Result<Config, String> {
     Ok(config)
 }
 
-/// The warning of a proxy that asks nobody for a password and that other machines reach.
+/// The warning of a proxy that asks for no password and that other machines reach.
 pub(crate) fn open_proxy(proxy: SocketAddr, remedy: &str) -> String {
     format!(
         "WARNING: the proxy on {proxy} is open to EVERYBODY who can reach this machine; {remedy}"
@@ -338,8 +338,7 @@ fn warn_of_open_doors(
     }
 }
 
-/// Tells what happens: one line for each change, on standard error. Whoever tells something is not
-/// held up by it.
+/// Reports what happens: one line for each change, on standard error. It does not block.
 struct Voice {
     lines: Lines,
     level: Level,

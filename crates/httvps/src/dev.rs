@@ -142,7 +142,7 @@ async fn serve(args: DevArgs, signals: &Signals) -> Result<(), String> {
     if !proxy.ip().is_loopback() {
         print::say(open_proxy(proxy, "listen on 127.0.0.1"));
     }
-    // Whoever only wanted to see the first lines may still use what runs.
+    // A reader that only took the first lines may still use what runs.
     let _ = print::result(places.describe(&files, &certificates.ca));
     let result = tokio::select! {
         () = signals.drain.cancelled() => Ok(()),

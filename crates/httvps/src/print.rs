@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_not_read_hold_nobody_up_and_are_counted() {
+    fn lines_that_are_not_read_hold_up_nothing_and_are_counted() {
         let (begun, has_begun) = sync_channel(1);
         let (release, go_on) = sync_channel(1);
         let taken = Arc::new(Mutex::new(Vec::new()));

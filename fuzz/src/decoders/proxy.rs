@@ -57,7 +57,7 @@ impl Decoder for Socks5 {
         assert!(taken <= rest.len());
         if let Some(Ok(_)) = &verdict {
             let has = |part: &[u8]| rest.windows(part.len()).any(|window| window == part);
-            assert!(credentials.is_none() || has(b"\x03ann\x06s3cret"), "nobody let it in");
+            assert!(credentials.is_none() || has(b"\x03ann\x06s3cret"), "let in without the credentials");
         }
         let target = |target: Option<Target>| target.map(|target| kind(&target.host));
         behaviour((first & 1, taken, verdict.map(|verdict| verdict.map(target))))
@@ -101,7 +101,7 @@ impl Decoder for Socks5Udp {
     }
 }
 
-/// Nobody in without the credentials; what goes on to an origin is one head that every reader
+/// None is let in without the credentials; what goes on to an origin is one head that every reader
 /// understands alike, and goes on unchanged when it comes back.
 pub(super) struct Http {
     credentials: Credentials,
@@ -186,7 +186,7 @@ impl Decoder for Http {
         let has = |part: &[u8]| input.windows(part.len()).any(|window| window == part);
         let guarded = http(input, Some(&self.credentials));
         let is_in = matches!(guarded, Judged::Tunnel(_) | Judged::Forward(..));
-        assert!(!is_in || has(b"YW5uOnMzY3JldA=="), "nobody let it in");
+        assert!(!is_in || has(b"YW5uOnMzY3JldA=="), "it was not let in");
         let judged = http(input, None);
         let target = match &judged {
             Judged::Tunnel(target) | Judged::Forward(target, _) => target,

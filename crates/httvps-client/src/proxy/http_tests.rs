@@ -225,7 +225,7 @@ async fn an_answer_begins_before_the_request_ends_and_the_connection_goes_on() {
 async fn large_upload(mut scene: Scene, request: &str) -> String {
     scene.say(request).await;
     let body = vec![b'x'; 5_000_000];
-    timeout(Duration::from_mins(1), scene.say(&body)).await.expect("nobody reads the body");
+    timeout(Duration::from_mins(1), scene.say(&body)).await.expect("the body is not read");
     rest(&mut scene).await
 }
 
@@ -403,7 +403,7 @@ async fn an_upgrade_is_passed_through() {
     assert_eq!(until(&mut origin, "ahead").await, "ahead");
     scene.say("more").await;
     until(&mut origin, "more").await;
-    // One that nobody asked for is no answer.
+    // One that was not asked for is no answer.
     let mut scene = super::tests::scene(None);
     let mut origin = scene.target();
     scene.say(GET).await;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// never let in. A threshold of 0 switches it off.
 ///
 /// Clients choose what the backend is asked, so one source must not close it to the others:
-/// - Failures of the transport count whoever met them. What the backend did with a question counts
+/// - Failures of the transport count, whichever source met them. What the backend did with a question counts
 ///   by source: one source adds at most half of the threshold, and does not open it alone.
 /// - Each source makes trials of its own; while the failures are those of one source, others are let
 ///   through at once.

@@ -19,7 +19,7 @@ pub(super) struct Places {
     state: Mutex<State>,
 }
 
-/// Nobody waits for a place that it could have.
+/// No call waits for a place that it could have.
 struct State {
     max: usize,
     window: usize,

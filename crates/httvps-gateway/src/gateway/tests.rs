@@ -264,7 +264,7 @@ async fn a_message_of_many_frames_takes_many_turns_of_its_session() {
 }
 
 #[tokio::test]
-async fn answers_that_nobody_reads_stop_the_reading_inside_a_message() {
+async fn answers_that_are_not_read_stop_the_reading_inside_a_message() {
     const MESSAGES: u8 = 12;
     let gateway = run(Arc::new(Fake::blackhole())).await;
     let mut client = enter_v2(&gateway).await;

@@ -366,7 +366,7 @@ impl Active {
         self.count_error(code, refusal);
     }
 
-    /// Counts and logs an error that the client was told of.
+    /// Counts and logs an error that was sent to the client.
     fn count_error(&mut self, code: ErrorCode, refusal: Option<StreamRefusal>) {
         self.gateway.metrics.client_error(ClientErrorCode::from(code));
         self.log_error(code, None, refusal.map(StreamRefusal::as_str));
@@ -378,7 +378,7 @@ impl Active {
         SessionEnd::ErrorFlood
     }
 
-    /// Logs an error that the client was told of; no more than [`LOG_RATE`] a second, since the
+    /// Logs an error that was sent to the client; no more than [`LOG_RATE`] a second, since the
     /// client decides how many there are. The metrics count them all.
     fn log_error(&mut self, code: ErrorCode, stream_id: Option<&str>, reason: Option<&str>) {
         if !self.log_budget.try_take(Instant::now()) {

@@ -222,7 +222,7 @@ async fn while_there<T>(link: &mut ClientLink, asking: impl Future<Output = T>) 
 
 /// Ends when the peer has closed its direction or the connection broke.
 async fn closed(socket: &TcpStream) {
-    // `PRIORITY` waits for urgent data, which nobody sends, or for the end of reading; `READABLE` would
+    // `PRIORITY` waits for urgent data, which no client sends, or for the end of reading; `READABLE` would
     // be ready for as long as there is something that is not read.
     while let Ok(ready) = socket.ready(Interest::PRIORITY).await {
         if ready.is_read_closed() {

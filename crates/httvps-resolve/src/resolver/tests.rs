@@ -303,7 +303,7 @@ async fn a_dead_name_server_is_passed_by_and_stands_behind_from_then_on() {
 #[tokio::test]
 async fn a_host_without_a_name_server_costs_no_time_out() {
     let server = NameServer::on(UdpSocket::bind("127.0.0.2:0").await.unwrap());
-    // Nobody listens on that port of 127.0.0.1, which the kernel says at once.
+    // Nothing listens on that port of 127.0.0.1, which the kernel says at once.
     let alone = Rig::new("nameserver 127.0.0.1\n", server.port);
     assert_eq!(alone.resolve("two.example").await, Err(ResolveError::ServerFailed));
     let rig = Rig::new("nameserver 127.0.0.1\nnameserver 127.0.0.2\n", server.port);
@@ -398,7 +398,7 @@ async fn a_name_of_the_operator_that_no_name_server_knows_may_be_known_to_the_c_
     assert_eq!(rig.resolve_own("broken.example").await, Err(ResolveError::ServerFailed));
 }
 
-/// Starts lookups that nobody answers, so many of each of so many shares, and waits until as many hang as may.
+/// Starts lookups that are not answered, so many of each of so many shares, and waits until as many hang as may.
 async fn hang(
     rig: &Rig,
     server: &mut NameServer,
@@ -420,7 +420,7 @@ async fn hang(
 }
 
 #[tokio::test]
-async fn a_name_that_is_known_waits_for_nobody() {
+async fn a_name_that_is_known_waits_for_no_place() {
     let mut server = NameServer::start().await;
     let rig = Rig::of(&server);
     assert!(rig.resolves("two.example").await);

@@ -14,7 +14,7 @@ use super::handshake::{Bounds, handshake};
 use super::verifier::trusting;
 use super::{ALPN, Attempt, KeyShares, TlsError, TlsStream};
 
-/// Bytes of a server's unfinished handshake that are kept at the most: certificate chains are long.
+/// Most bytes of a server's unfinished handshake that are kept: certificate chains are long.
 const SERVER_MAX: usize = 64 * 1024;
 
 /// Whom a client believes.

@@ -16,7 +16,7 @@ use super::{TlsError, TlsStream};
 
 /// What a handshake may hold, and when it may do its work.
 pub(super) struct Bounds<'a> {
-    /// Bytes of the peer's that are kept at the most.
+    /// Most bytes of the peer that are kept.
     pub(super) max: usize,
     /// Is told how many bytes are held whenever that changes.
     pub(super) held: &'a (dyn Fn(usize) + Sync),

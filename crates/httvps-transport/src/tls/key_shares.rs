@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 
-/// Servers that are remembered at the most; the oldest gives way.
+/// Most servers that are remembered; the oldest gives way.
 const MAX_SERVERS: usize = 256;
 
 /// How long a server is greeted without the share before it is tried again.

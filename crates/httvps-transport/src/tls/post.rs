@@ -85,7 +85,7 @@ impl Post {
             self.empty_records = 0;
             if opened.typ == record::APPLICATION_DATA && self.key_updates > 0 {
                 let data = usize::from(self.data) + opened.len;
-                // A record has 16 KiB at the most.
+                // A record has at most 16 KiB.
                 self.data = data.min(KEY_UPDATE_WORTH) as u16;
                 if data >= KEY_UPDATE_WORTH {
                     (self.key_updates, self.data) = (0, 0);

@@ -18,7 +18,7 @@ use super::{ALPN, CertError, CertFacts, CertSource, ReloadOutcome, TlsError, Tls
 /// Tickets sent after a TLS 1.3 handshake. One: a device resumes one connection at a time.
 const TICKETS: usize = 1;
 
-/// Bytes of a client's unfinished handshake that are kept at the most: two records of full size. A `ClientHello` has
+/// Most bytes of a client's unfinished handshake that are kept: two records of full size. A `ClientHello` has
 /// 2 KiB, and there are no client certificates.
 const CLIENT_MAX: usize = 32 * 1024;
 

@@ -14,7 +14,7 @@ const HEAD_MAX: usize = 16 * 1024;
 /// Header fields of the answer at the most.
 const FIELDS_MAX: usize = 100;
 
-/// Interim answers (RFC 9110 section 15.2) that are skipped at the most; all heads together have
+/// Most interim answers (RFC 9110 section 15.2) that are skipped; all heads together have
 /// [`HEAD_MAX`] bytes.
 const INTERIM_MAX: usize = 8;
 

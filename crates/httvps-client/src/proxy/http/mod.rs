@@ -69,7 +69,7 @@ pub(super) async fn serve<L: Local, O: Open>(
 ) -> Result<(), Rejected> {
     let mut connection = Connection { local, inbox: Inbox::new(), origin: None, opener, places };
     if !first.is_ascii_alphabetic() && first != b'\r' {
-        // TLS above all. Whoever speaks it would wait for an answer until the deadline.
+        // TLS above all. A program that speaks it would wait for an answer until the deadline.
         let words = "this is an HTTP and SOCKS5 proxy without TLS, and the program spoke neither";
         connection.refuse(&Own::plain(400, words)).await;
         connection.linger().await;
@@ -360,8 +360,8 @@ async fn carry<L: Local, S: OpenStream>(
     }
 }
 
-/// The present time as HTTP writes it (RFC 9110 section 5.6.7); None where the clock is beyond its
-/// years.
+/// The present time as HTTP writes it (RFC 9110 section 5.6.7); None where the clock is before 1970
+/// or after 9999.
 fn date() -> Option<String> {
     const YEAR_10000: u64 = 253_402_300_800;
     let now = SystemTime::now();

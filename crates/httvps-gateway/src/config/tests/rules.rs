@@ -133,7 +133,7 @@ fn defaults_that_are_hardly_meant_are_warnings() {
     assert!(both[0].contains("GATEWAY_UPSTREAM_MODE") && both[1].contains("GATEWAY_ADMIN_ADDR"));
     let without = warnings(&required().with("metrics_enabled", "false"));
     assert!(without[1].starts_with("/healthz and /readyz"), "{without:?}");
-    // Whoever says so means it.
+    // What was set is meant.
     assert_eq!(warnings(&chosen().with("upstream_mode", "fake")), Vec::<String>::new());
 }
 
