@@ -57,7 +57,10 @@ impl Decoder for Socks5 {
         assert!(taken <= rest.len());
         if let Some(Ok(_)) = &verdict {
             let has = |part: &[u8]| rest.windows(part.len()).any(|window| window == part);
-            assert!(credentials.is_none() || has(b"\x03ann\x06s3cret"), "let in without the credentials");
+            assert!(
+                credentials.is_none() || has(b"\x03ann\x06s3cret"),
+                "let in without the credentials"
+            );
         }
         let target = |target: Option<Target>| target.map(|target| kind(&target.host));
         behaviour((first & 1, taken, verdict.map(|verdict| verdict.map(target))))
