@@ -31,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "httvps-client",
         &["httvps-proto", "httvps-text", "httvps-transport", "httvps-resolve", "httvps-mux"],
     ),
-    ("httvps-backend", &["httvps-text"]),
+    ("httvps-backend", &["httvps-proto", "httvps-text"]),
     (
         "httvps-testkit",
         &["httvps-proto", "httvps-transport", "httvps-upstream", "httvps-mux", "httvps-backend"],

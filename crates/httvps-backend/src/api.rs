@@ -1,12 +1,13 @@
 //! The founding backend API: from a request to its answer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use std::{error, fmt};
 
 use bytes::Bytes;
 use http_body_util::Full;
+use httvps_proto::Bucket;
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
@@ -19,6 +20,11 @@ use crate::{Backend, DeviceId, Verdict};
 
 /// The header that carries the shared secret.
 const SECRET_HEADER: &str = "x-internal-secret";
+
+/// Lines about requests that are logged in a second, and at once before that holds. Without a secret
+/// every host that reaches the port can ask, and with one every device behind a gateway.
+const LOG_RATE: u32 = 50;
+const LOG_BURST: u32 = 500;
 
 /// The secret that gateways show in `X-Internal-Secret`.
 ///
@@ -67,6 +73,7 @@ pub(crate) struct Api {
     body_deadline: Duration,
     /// A wrong secret is logged once until a right one comes.
     is_secret_trouble_told: AtomicBool,
+    log_budget: Mutex<Bucket>,
 }
 
 /// A finished answer.
@@ -78,7 +85,13 @@ impl Api {
         secret: Option<GatewaySecret>,
         body_deadline: Duration,
     ) -> Self {
-        Self { backend, secret, body_deadline, is_secret_trouble_told: AtomicBool::new(false) }
+        Self {
+            backend,
+            secret,
+            body_deadline,
+            is_secret_trouble_told: AtomicBool::new(false),
+            log_budget: Mutex::new(Bucket::new(LOG_RATE, LOG_BURST, Instant::now())),
+        }
     }
 
     /// Answers one request; never fails.
@@ -127,7 +140,7 @@ impl Api {
         let presented = headers.get(SECRET_HEADER).map_or(&b""[..], HeaderValue::as_bytes);
         let admitted = secret.admits(presented);
         let was_told = self.is_secret_trouble_told.swap(!admitted, Ordering::Relaxed);
-        if !admitted && !was_told {
+        if !admitted && !was_told && self.may_log() {
             tracing::warn!(
                 hint = "set BACKEND_GATEWAY_SECRET of gateway and backend to the same value",
                 "gateway_secret_refused"
@@ -136,13 +149,22 @@ impl Api {
         admitted
     }
 
+    /// Whether a line about a request may be logged now.
+    fn may_log(&self) -> bool {
+        let mut budget = self.log_budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.try_take(Instant::now())
+    }
+
     fn validate_device(&self, fields: &Fields) -> Result<Answer, String> {
         let (device_id, token) = (fields.text("device_id")?, fields.text("token")?);
         let verdict = self.backend.validate(device_id, token);
         let device_id = shortened(device_id);
+        let may_log = self.may_log();
         Ok(match verdict {
             Verdict::Allowed { user_id, subscription_status } => {
-                tracing::info!(device_id, user_id, "device_allowed");
+                if may_log {
+                    tracing::info!(device_id, user_id, "device_allowed");
+                }
                 let answer = json!({
                     "allowed": true,
                     "user_id": user_id,
@@ -152,7 +174,9 @@ impl Api {
             }
             Verdict::Refused { reason, subscription_status } => {
                 let reason = reason.as_str();
-                tracing::info!(device_id, reason, "device_refused");
+                if may_log {
+                    tracing::info!(device_id, reason, "device_refused");
+                }
                 let mut answer = json!({ "allowed": false, "reason": reason });
                 if let Some(status) = subscription_status {
                     answer["subscription_status"] = status.into();
@@ -166,10 +190,14 @@ impl Api {
         let device_id = shortened(fields.text("device_id")?);
         let region = fields.optional_text("region_code")?.filter(|region| !region.is_empty());
         let Some(node) = self.backend.assign(region) else {
-            tracing::warn!(device_id, "no_outline_nodes_available");
+            if self.may_log() {
+                tracing::warn!(device_id, "no_outline_nodes_available");
+            }
             return Ok(refusal(StatusCode::SERVICE_UNAVAILABLE, "no_outline_nodes_available"));
         };
-        tracing::info!(device_id, node_id = node.node_id.as_str(), "outline_node_assigned");
+        if self.may_log() {
+            tracing::info!(device_id, node_id = node.node_id.as_str(), "outline_node_assigned");
+        }
         let answer = json!({
             "node_id": node.node_id,
             "host": node.host,
@@ -274,5 +302,27 @@ mod tests {
         assert_eq!(shortened("anna"), "anna");
         assert_eq!(shortened(&"ä".repeat(100)).len(), 128);
         assert_eq!(shortened(&"€".repeat(100)).len(), 126);
+    }
+
+    #[test]
+    fn a_caller_that_asks_without_end_is_not_logged_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = crate::Store::new(directory.path().join("devices.json"));
+        store.add(crate::NewDevice::default()).unwrap();
+        let backend = Arc::new(Backend::load(store.path()).unwrap());
+        let api = Api::new(backend, None, Duration::from_secs(1));
+        let question = Fields::parse(br#"{"device_id":"stranger","token":"guess"}"#).unwrap();
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let file = log.reopen().unwrap();
+        let lines = tracing_subscriber::fmt().with_writer(Mutex::new(file)).finish();
+        let began = Instant::now();
+        tracing::subscriber::with_default(lines, || {
+            for _ in 0..5_000 {
+                assert!(api.validate_device(&question).is_ok());
+            }
+        });
+        let earned = began.elapsed().as_secs() as usize * LOG_RATE as usize + LOG_RATE as usize;
+        let count = std::fs::read_to_string(log.path()).unwrap().lines().count();
+        assert!((1..=LOG_BURST as usize + earned).contains(&count), "{count} lines");
     }
 }

@@ -60,7 +60,8 @@ pub(super) enum BackendCommand {
 ///
 /// Follows changes of the file; a broken file is reported and the last good copy answers on. Speaks
 /// plain HTTP: keep it on loopback or a private network. The secret that gateways must show in
-/// `X-Internal-Secret` comes from `--secret-file` or from `BACKEND_GATEWAY_SECRET`.
+/// `X-Internal-Secret` comes from `--secret-file` or from `BACKEND_GATEWAY_SECRET`. At most 50 lines
+/// about devices are logged a second (500 at once).
 #[derive(Args, Debug)]
 pub(super) struct ServeArgs {
     /// Address and port to listen on; port 0 takes a free one
