@@ -458,6 +458,35 @@ async fn small_chunks_go_together() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_body_that_breaks_its_format_behind_an_early_answer_puts_no_answer_into_it() {
+    let mut scene = scene(None);
+    let mut origin = scene.target();
+    scene.say("POST http://a.example/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    head(&mut origin).await;
+    write(&mut origin, "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhi").await;
+    until(&mut scene.program, "hi").await;
+    scene.say("no chunk\r\n").await;
+    assert_eq!(rest(&mut scene).await, "");
+    assert!(scene.was_reset.load(std::sync::atomic::Ordering::SeqCst));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_ahead_into_a_tunnel_that_is_refused_is_no_request() {
+    for (port, status, asked) in [("80", 502, 1), ("none", 400, 0)] {
+        let mut scene = scene(None);
+        scene.fails(failed(StreamEnd::Refused));
+        let _origin = scene.target();
+        let connect = format!("CONNECT a.example:{port} HTTP/1.1\r\n\r\n");
+        scene.say([&connect, GET].concat()).await;
+        let got = rest(&mut scene).await;
+        assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{got}");
+        assert!(got.matches("HTTP/1.1").count() == 1, "{got}");
+        assert!(got.contains("Connection: close\r\n"), "{got}");
+        assert_eq!(scene.asked().len(), asked, "the tunnel alone");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_with_a_doubtful_end_opens_nothing() {
     for request in [
         "POST http://a.example/ HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",

@@ -111,6 +111,10 @@ where
         down = down => down,
         left = &mut up => return match left {
             Left::Gone => End::Gone,
+            // A second answer within the first would be taken for a part of it.
+            Left::BadBody if progress.is_answered() => {
+                End::Broken(io::ErrorKind::InvalidData.into())
+            }
             Left::BadBody => End::Unanswered(Failure::BadBody),
         },
     };
@@ -237,6 +241,7 @@ where
             }
             continue;
         }
+        progress.answer_begins();
         let mut decoder = Decoder::new(answer.body);
         let source = (&mut *inbox, &mut *origin);
         let passed = pump(source, &mut decoder, head, answer.encoding, program, progress);

@@ -200,14 +200,16 @@ impl<L: Local, O: Open> Connection<'_, L, O> {
     async fn answer(&mut self, own: &Own, asked: &Asked, decoder: &mut Decoder) -> Next {
         let is_small = decoder.left().is_some_and(|left| left <= SMALL_REST);
         let is_known = decoder.is_over() || (is_small && !asked.expects);
-        let persists = asked.persists && is_known;
+        // What was sent ahead into a tunnel was meant for its target, and others may have written it: it is no request.
+        let is_ahead = asked.wants_tunnel && !self.inbox.is_empty();
+        let persists = asked.persists && is_known && !is_ahead;
         let mut out = Vec::new();
         own.write(&mut out, Some(asked), persists);
         if send(&mut self.local, &out).await.is_err() {
             return Next::Nothing;
         }
         if !persists {
-            return if decoder.is_over() { Next::Close } else { Next::Linger };
+            return if decoder.is_over() && !is_ahead { Next::Close } else { Next::Linger };
         }
         let rest = discard((&mut self.inbox, &mut self.local), decoder);
         match timeout(HANDSHAKE_TIMEOUT, rest).await {

@@ -13,6 +13,8 @@ pub(super) struct Asked {
     pub(super) body: Framing,
     /// `HEAD`: the answer has no body.
     pub(super) is_head: bool,
+    /// `CONNECT`.
+    pub(super) wants_tunnel: bool,
     /// The program asks to change to another protocol on this connection.
     pub(super) wants_upgrade: bool,
     /// The program waits for `100 Continue`.
@@ -84,6 +86,7 @@ fn asked(head: &RequestHead<'_>) -> Result<Asked, Own> {
     Ok(Asked {
         body,
         is_head: head.method == "HEAD",
+        wants_tunnel: head.method == "CONNECT",
         wants_upgrade: !is_http_1_0
             && is_empty
             && !is_h2c

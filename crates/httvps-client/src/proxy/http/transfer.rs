@@ -5,7 +5,7 @@ use super::head::{MAX_HEAD, Search};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use httvps_mux::CHUNK;
 use std::io;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Bytes of a read at first, and the most; a read that fills its room makes it four times as large.
@@ -101,6 +101,7 @@ pub(super) enum Request {
 pub(super) struct Progress {
     moved: AtomicU64,
     request: AtomicU8,
+    is_answered: AtomicBool,
 }
 
 impl Progress {
@@ -119,6 +120,15 @@ impl Progress {
 
     pub(super) fn request_is(&self, request: Request) {
         self.request.store(request as u8, Ordering::Relaxed);
+    }
+
+    /// Whether the program may have a part of its final answer.
+    pub(super) fn is_answered(&self) -> bool {
+        self.is_answered.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn answer_begins(&self) {
+        self.is_answered.store(true, Ordering::Relaxed);
     }
 
     fn count(&self, bytes: usize) {
