@@ -197,9 +197,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         self.ws.poll_shutdown(cx).map_err(LinkError::from)
     }
 
+    /// Says that the owner receives, but not all that there is: more may have come than was read, so this is no silence.
+    /// The time of a message that has begun runs on.
+    pub fn hold_silence(&mut self, now: Instant) {
+        self.keepalive.handle_received(now);
+    }
+
     /// Says that the owner does not receive for now: what is not read cannot count as silence.
     pub fn hold_keepalive(&mut self, now: Instant) {
-        self.keepalive.handle_received(now);
+        self.hold_silence(now);
         if self.message_deadline.take().is_some() {
             self.watch_message(now);
         }
@@ -357,6 +363,9 @@ mod tests {
         let later = start + 8 * SECOND;
         assert!(matches!(receive(&mut link, later), Poll::Ready(Ok(Event::Message(_)))));
         assert!(receive(&mut link, later).is_pending());
+        assert_eq!(link.poll_timeout(), Some(later + 10 * SECOND));
+        // A busy owner receives on and on: a peer that keeps it busy gains no time.
+        link.hold_silence(later + 9 * SECOND);
         assert_eq!(link.poll_timeout(), Some(later + 10 * SECOND));
         link.hold_keepalive(later + 9 * SECOND);
         assert_eq!(link.poll_timeout(), Some(later + 19 * SECOND));

@@ -205,7 +205,7 @@ impl Active {
             if self.work.is_spent() {
                 // Deadlines hold for the busiest session too. Its silence cannot be judged: there
                 // may be more to read than was read.
-                self.link.hold_keepalive(now);
+                self.link.hold_silence(now);
                 if let Poll::Ready(Err(end)) = self.poll_timer(cx, now) {
                     return Poll::Ready(end);
                 }
