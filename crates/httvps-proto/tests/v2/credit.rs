@@ -196,6 +196,30 @@ fn a_session_that_comes_back_when_others_have_the_budget_shrinks_and_is_read_no_
 }
 
 #[test]
+fn a_session_that_must_not_be_read_goes_on_when_others_give_back_whatever_its_next_hops_do() {
+    let budget = Budget::shared(20_000_000);
+    let (mut pair, stream) = rested(&budget);
+    let hoard: Vec<Pair> = (0..40)
+        .map(|_| {
+            let mut other = Pair::within(Limits::default(), budget.clone());
+            let stream = other.open(Kind::Bytes);
+            pump(&mut other, stream, Duration::from_millis(100), 10);
+            other
+        })
+        .collect();
+    pair.client.write(stream, pair.client.session.sendable(stream));
+    while pair.deliver(Side::Client) && !pair.gateway.session.is_overdrawn() {}
+    assert!(pair.gateway.session.is_overdrawn());
+    let again = pair.gateway.session.rest(pair.now).unwrap();
+    assert!(pair.gateway.session.is_overdrawn() && again > pair.now);
+    drop(hoard);
+    assert!(pair.gateway.session.rest(again).is_some(), "what it holds is not idle");
+    assert!(!pair.gateway.session.is_overdrawn());
+    drop(pair);
+    assert_eq!(budget.left(), 20_000_000);
+}
+
+#[test]
 fn a_slow_next_hop_does_not_make_the_window_grow() {
     let mut pair = Pair::new(Limits::default());
     let stream = pair.open(Kind::Bytes);

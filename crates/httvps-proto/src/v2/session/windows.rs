@@ -11,6 +11,9 @@ const SMALL_FOR: Duration = Duration::from_secs(1);
 /// After so long without a byte, what windows have grown by is there for other sessions.
 pub(super) const IDLE: Duration = Duration::from_secs(10);
 
+/// How often a session that must not be read asks the budget again.
+const OVERDRAWN: Duration = Duration::from_secs(1);
+
 impl Session {
     /// Fits a stream's window to its path and to what else the session carries; asked when bytes
     /// of it were consumed.
@@ -130,6 +133,13 @@ impl Session {
     /// The peer keeps its credit, which cannot be taken back. When it uses it the budget is asked for the same again; while
     /// that has none, windows shrink, and the owner [must not read](Self::is_overdrawn) what it could not account for.
     pub fn rest(&mut self, now: Instant) -> Option<Instant> {
+        if self.is_overdrawn() {
+            // Nothing more is read that would ask the budget, and it tells no one when there is some again.
+            self.resume();
+            if self.is_overdrawn() {
+                return Some(now + OVERDRAWN);
+            }
+        }
         let grown = self.window.size() - INITIAL_SESSION_CREDIT;
         if grown == self.returned {
             return None;
