@@ -20,9 +20,12 @@ pub(super) struct Bounds<'a> {
     pub(super) max: usize,
     /// Is told how many bytes are held whenever that changes.
     pub(super) held: &'a (dyn Fn(usize) + Sync),
-    /// Lets so many handshakes do their cryptography at once; none = all.
+    /// Lets so many handshakes do their cryptography at once; none = all, as behind the answer with the certificate.
     pub(super) turns: Option<&'a Semaphore>,
 }
+
+/// Longer than a `HelloRetryRequest` with what goes along, and shorter than any answer with a certificate in it.
+const RETRY_MAX: usize = 256;
 
 /// Room for one read during the handshake; a flight is 2 to 4 KiB.
 const READ_HANDSHAKE: usize = 4096;
@@ -46,11 +49,15 @@ where
     let mut held = 0;
     loop {
         let (end, is_whole) = next_record(&inbound, seen);
-        // The first record asks for a signature and a key exchange, the others for little.
-        let turns = if is_whole { bounds.turns.take() } else { None };
+        // The `ClientHello` asks for a signature and a key exchange, what follows for little. It may come in several
+        // records, and again after a retry.
+        let turns = if is_whole { bounds.turns } else { None };
         let turn = turn(turns).await;
         let (discard, step) = engine.step(&mut inbound[..end], &mut outbound);
         drop(turn);
+        if outbound.len() > RETRY_MAX {
+            bounds.turns = None;
+        }
         inbound.drain(..discard);
         seen = seen.saturating_sub(discard);
         let needs_more = match step {

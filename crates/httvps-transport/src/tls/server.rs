@@ -87,6 +87,12 @@ impl ServerTls {
         handshake(io, Engine::Server(connection), bounds).await
     }
 
+    /// The turns of handshakes, for tests.
+    #[cfg(test)]
+    pub(super) fn turns(&self) -> &Arc<Semaphore> {
+        &self.turns
+    }
+
     /// Sends no tickets, for tests: a handshake of 1.3 then ends with the client's word.
     #[cfg(test)]
     pub(super) fn without_tickets(mut self) -> Self {

@@ -310,3 +310,43 @@ async fn poll_once(from: &mut DuplexStream, into: &mut [u8]) -> usize {
     .await;
     buf.filled().len()
 }
+
+#[tokio::test]
+async fn a_client_hello_in_pieces_waits_for_its_turn_as_a_whole_one_does() {
+    let pki = Pki::new();
+    let server = pki.our_server();
+    let turns = server.turns().clone();
+    let all = u32::try_from(turns.available_permits()).unwrap();
+    let config = std::sync::Arc::new(pki.client_config(&TLS13, None));
+    let name = server_name("localhost").unwrap();
+    let mut client = rustls::ClientConnection::new(config, name).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let (begin, end) = hello[HEADER_LEN..].split_at(10);
+    let record = |part: &[u8]| {
+        let len = u16::try_from(part.len()).unwrap().to_be_bytes();
+        [&[HANDSHAKE, 3, 1][..], &len, part].concat()
+    };
+    let (near, mut far) = duplex(100_000);
+    let mut accepting = std::pin::pin!(server.accept(near));
+    far.write_all(&record(begin)).await.unwrap();
+    let mut answer = [0; 1];
+    // Whether the server says something while it is polled as often as it takes, and more.
+    let mut answers = async |far: &mut DuplexStream| {
+        for _ in 0..100 {
+            tokio::select! {
+                biased;
+                _ = &mut accepting => panic!("the client has not finished"),
+                read = far.read(&mut answer) => return read.unwrap() > 0,
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        false
+    };
+    assert!(!answers(&mut far).await);
+    let others = turns.acquire_many(all).await.unwrap();
+    far.write_all(&record(end)).await.unwrap();
+    assert!(!answers(&mut far).await, "a piece before it takes no turn");
+    drop(others);
+    assert!(answers(&mut far).await);
+}
