@@ -1,5 +1,7 @@
-"""The client as local programs see it: paths that die, and places that run out."""
+"""The client as local programs and its gateway see it: its request, paths that die, and places that run out."""
 
+import socket
+import ssl
 from contextlib import ExitStack
 
 import pytest
@@ -74,3 +76,23 @@ def test_a_client_with_idle_connections_opens_further_sessions_and_cuts_none(con
             held.append(stack.enter_context(connection))
             assert code == 0, proxy.text
         assert all(echoes(connection) for connection in held)
+
+
+@pytest.mark.parametrize("flags, field", [
+    ((), b"User-Agent: Mozilla/5.0 ("),
+    (("--user-agent", "door/7"), b"User-Agent: door/7\r\n"),
+    (("--header", "X-Door: 7"), b"X-Door: 7\r\n"),
+], ids=["default", "user agent", "header"])
+def test_the_request_for_the_websocket_has_a_user_agent_and_the_fields_that_were_set(authority, pair, tmp_path, flags, field):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.cert, pair.key)
+    with socket.create_server(("127.0.0.1", 0)) as listener, LocalProxy(tmp_path, authority, listener.getsockname()[1], *flags):
+        listener.settimeout(10)
+        near, _ = listener.accept()
+        near.settimeout(10)
+        with context.wrap_socket(near, server_side=True) as tls:
+            head = b""
+            while b"\r\n\r\n" not in head and (part := tls.recv(4096)):
+                head += part
+    assert head.startswith(b"GET /ws HTTP/1.1\r\n")
+    assert field in head and head.lower().count(b"\r\nuser-agent:") == 1
