@@ -29,10 +29,17 @@ pub(super) struct Breaker {
     row: Row,
     open_until: Option<Instant>,
     /// The sources that made their trial since the last cool-down.
-    trials: Vec<IpAddr>,
+    trials: Vec<Trial>,
     /// Who asked last, and when somebody else did before.
     last: Option<IpAddr>,
     others_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Trial {
+    source: IpAddr,
+    /// It ended without a word of the backend.
+    is_void: bool,
 }
 
 /// The failures since the last success.
@@ -55,6 +62,8 @@ pub(super) enum Blame {
 
 /// Sources that one row of failures or one cool-down knows by name.
 const MAX_SOURCES: usize = 8;
+/// Sources that make trials in one cool-down, those included that leave before they know.
+const MAX_TRIALS: usize = 64;
 /// How long after another source asked, one is taken for one of several.
 const ALONE_AFTER: Duration = Duration::from_mins(1);
 
@@ -86,11 +95,23 @@ impl Breaker {
         } else if self.trials.is_empty() && !self.row.is_only_of_other_than(source) {
             return false;
         }
-        if self.trials.len() >= MAX_SOURCES || self.trials.contains(&source) {
+        let valid = self.trials.iter().filter(|trial| !trial.is_void).count();
+        if valid >= MAX_SOURCES
+            || self.trials.len() >= MAX_TRIALS
+            || self.trials.iter().any(|trial| trial.source == source)
+        {
             return false;
         }
-        self.trials.push(source);
+        self.trials.push(Trial { source, is_void: false });
         true
+    }
+
+    /// Notes that a call ended without a word of the backend: who asked has left. If it was a trial, another source makes
+    /// one in its place; or a few that leave at once would use all of them up again and again.
+    pub(super) fn handle_void(&mut self, source: IpAddr) {
+        for trial in self.trials.iter_mut().filter(|trial| trial.source == source) {
+            trial.is_void = true;
+        }
     }
 
     pub(super) fn handle_success(&mut self) {
@@ -104,7 +125,10 @@ impl Breaker {
         match blame {
             Blame::Transport => self.row.transport = self.row.transport.saturating_add(1),
             Blame::Question => self.row.add(source),
-            Blame::Nothing => return false,
+            Blame::Nothing => {
+                self.handle_void(source);
+                return false;
+            }
         }
         let is_alone =
             self.others_at.is_none_or(|at| now.saturating_duration_since(at) > ALONE_AFTER);
@@ -175,6 +199,30 @@ mod tests {
         assert!(!breaker.handle_failure(ip(1), Blame::Transport, start + COOLDOWN), "open already");
         assert!(!breaker.try_pass(ip(1), start + COOLDOWN + COOLDOWN / 2));
         assert!(breaker.try_pass(ip(1), start + COOLDOWN * 2));
+    }
+
+    #[test]
+    fn sources_that_leave_their_trials_do_not_use_them_up() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(1, COOLDOWN);
+        assert!(breaker.handle_failure(ip(1), Blame::Transport, start));
+        let later = start + COOLDOWN;
+        for last in 1..=20 {
+            assert!(breaker.try_pass(ip(last), later), "{last}");
+            match last % 2 {
+                0 => breaker.handle_void(ip(last)),
+                _ => assert!(!breaker.handle_failure(ip(last), Blame::Nothing, later)),
+            }
+            assert!(!breaker.try_pass(ip(last), later), "one each");
+        }
+        assert_eq!((21..=100).filter(|&last| breaker.try_pass(ip(last), later)).count(), 8);
+        let later = start + COOLDOWN * 2;
+        let left = (1..=100).filter(|&last| {
+            let may_pass = breaker.try_pass(ip(last), later);
+            breaker.handle_void(ip(last));
+            may_pass
+        });
+        assert_eq!(left.count(), MAX_TRIALS, "and there is an end to it");
     }
 
     #[test]

@@ -124,6 +124,20 @@ impl Endpoint {
     }
 }
 
+/// Tells the breaker of a call that is dropped before its end, because who asked has left.
+struct Leaving<'a> {
+    endpoint: &'a Endpoint,
+    source: Option<IpAddr>,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if let Some(source) = self.source {
+            self.endpoint.with_breaker(|breaker| breaker.handle_void(source));
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct ValidateDevice<'a> {
     device_id: &'a str,
@@ -208,12 +222,18 @@ impl BackendClient {
         let until = (start + self.timeout).min(deadline);
         let source = Source::of(asker.peer);
         let result = if endpoint.with_breaker(|breaker| breaker.try_pass(source.party(), start)) {
-            self.ask_in_turn(endpoint, source, question, read, until).await
+            let mut leaving = Leaving { endpoint, source: Some(source.party()) };
+            let result = self.ask_in_turn(endpoint, source, question, read, until).await;
+            leaving.source = None;
+            result
         } else {
             Err(Failure { error: BackendError::CircuitOpen, blame: Blame::Nothing })
         };
         match &result {
-            Err(Failure { error: BackendError::CircuitOpen | BackendError::Busy, .. }) => {}
+            Err(Failure { error: BackendError::CircuitOpen, .. }) => {}
+            Err(Failure { error: BackendError::Busy, .. }) => {
+                endpoint.with_breaker(|breaker| breaker.handle_void(source.party()));
+            }
             Err(Failure { error, blame }) if error.is_outage() => {
                 let now = Instant::now();
                 let failed =
