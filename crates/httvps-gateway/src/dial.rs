@@ -26,6 +26,11 @@ impl Dial {
     pub(crate) fn new(deadline: Duration) -> Self {
         Self { resolver: SystemResolver::shared(), deadline }
     }
+
+    /// How long a connection may take.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.deadline
+    }
 }
 
 impl Service<Uri> for Dial {

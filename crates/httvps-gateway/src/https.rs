@@ -66,7 +66,10 @@ impl Service<Uri> for Https {
             let name = name?;
             let attempt = this.shares.begin(&name);
             let tls = if attempt.is_small() { &this.small } else { &this.hybrid };
-            match tls.connect(name, TokioIo::new(tcp)).await {
+            let connecting = tls.connect(name, TokioIo::new(tcp));
+            // The HTTP client goes on with a connection whose request is over, and has no bound for it.
+            let connected = tokio::time::timeout(this.dial.deadline(), connecting).await;
+            match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
                     attempt.answered();
                     Ok(MaybeHttpsStream::Https(TokioIo::new(stream)))
@@ -114,6 +117,18 @@ mod tests {
             assert!(result.is_err());
             assert_eq!(length < 1_300, is_small, "{length}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_handshake_without_an_answer_ends_by_itself() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url: Uri = format!("https://{}/x", listener.local_addr().unwrap()).parse().unwrap();
+        let configs = client_config(false, None).unwrap();
+        let mut https = Https::new(Dial::new(Duration::from_millis(300)), configs, &[b"http/1.1"]);
+        let ended = tokio::time::timeout(Duration::from_secs(30), https.call(url)).await;
+        let error = ended.expect("it ends").map(|_| ()).unwrap_err();
+        let error = error.downcast_ref::<io::Error>().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
