@@ -2,25 +2,36 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
+use tokio::time::sleep;
 
 const BODY: &str = r#"{"allowed":true,"user_id":1,"subscription_status":"active"}"#;
 
 /// Serves on a free loopback port for as long as the program runs.
 pub(crate) async fn start() -> io::Result<SocketAddr> {
+    start_with(Duration::ZERO).await
+}
+
+/// The same for a backend that takes so long for each answer, one after the other.
+pub(crate) async fn start_with(pause: Duration) -> io::Result<SocketAddr> {
+    let turn = Arc::new(Mutex::new(()));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             // A gateway that closes a connection is no news.
-            tokio::spawn(async move { drop(serve(stream).await) });
+            let turn = turn.clone();
+            tokio::spawn(async move { drop(serve(stream, &turn, pause).await) });
         }
     });
     Ok(address)
 }
 
-async fn serve(mut stream: TcpStream) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, turn: &Mutex<()>, pause: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{BODY}",
@@ -30,6 +41,10 @@ async fn serve(mut stream: TcpStream) -> io::Result<()> {
     loop {
         while let Some(length) = request_length(&input) {
             input.drain(..length);
+            if !pause.is_zero() {
+                let _turn = turn.lock().await;
+                sleep(pause).await;
+            }
             stream.write_all(answer.as_bytes()).await?;
         }
         if stream.read_buf(&mut input).await? == 0 {

@@ -8,10 +8,10 @@ use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -46,6 +46,7 @@ impl KeyExchange {
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     address: SocketAddr,
+    source: Option<Ipv4Addr>,
     tls: TlsConnector,
 }
 
@@ -67,15 +68,29 @@ impl Endpoint {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self { address, tls: TlsConnector::from(Arc::new(config)) })
+        Ok(Self { address, source: None, tls: TlsConnector::from(Arc::new(config)) })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// The same server, reached from another address of this machine.
+    pub(crate) fn from(mut self, source: Ipv4Addr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// A TCP connection, nothing more.
+    pub(crate) async fn reach(&self) -> io::Result<TcpStream> {
+        let Some(source) = self.source else { return TcpStream::connect(self.address).await };
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        socket.connect(self.address).await
+    }
+
     pub(crate) async fn connect(&self) -> io::Result<TlsStream<TcpStream>> {
-        let tcp = TcpStream::connect(self.address).await?;
+        let tcp = self.reach().await?;
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").expect("localhost is a valid name");
         self.tls.connect(name, tcp).await

@@ -45,14 +45,12 @@ impl Silent {
 
 /// Adds the part of the honest device's last bytes that arrives, before, during and after.
 pub(super) async fn measure(rig: &Rig, phase: Duration, samples: &mut Samples) -> io::Result<()> {
-    let settings = [
-        ("GATEWAY_UPSTREAM_MODE", "direct"),
-        ("GATEWAY_EGRESS_ALLOW", "127.0.0.0/8"),
-        ("GATEWAY_LOG_LEVEL", "error"),
+    let more = [
         ("GATEWAY_MAX_DELIVERIES", PLACES),
         ("GATEWAY_MAX_DELIVERIES_PER_DEVICE", PLACES_OF_A_DEVICE),
         ("GATEWAY_DIAL_TIMEOUT", "2s"),
     ];
+    let settings = [&super::SETTINGS[..], &more].concat();
     let (_server, endpoint) = rig.gateway_with(KeyExchange::X25519, &[], &settings)?;
     let silent = Silent::start().await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;

@@ -4,8 +4,10 @@ mod deliveries;
 mod floods;
 mod neighbour;
 mod report;
+mod strangers;
 mod windows;
 
+use crate::backend;
 use crate::rig::Rig;
 use crate::samples::Samples;
 use crate::session::KeyExchange;
@@ -13,14 +15,23 @@ use floods::Flood;
 use neighbour::Neighbour;
 use std::io;
 use std::time::Duration;
+use strangers::Stranger;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+
+/// Of a gateway that is attacked.
+const SETTINGS: [(&str, &str); 3] = [
+    ("GATEWAY_UPSTREAM_MODE", "direct"),
+    ("GATEWAY_EGRESS_ALLOW", "127.0.0.0/8"),
+    ("GATEWAY_LOG_LEVEL", "error"),
+];
 
 /// The three parts of a measurement.
 const PHASES: [&str; 3] = ["before", "during", "after"];
 
 /// Options of the benchmark of attacks.
 #[derive(clap::Args)]
+#[group(id = "hostile_options")]
 pub(crate) struct Options {
     /// Measure an honest neighbour beside attacks
     #[arg(long)]
@@ -75,6 +86,9 @@ pub(crate) async fn measure(
                 beside_flood(rig, &plan, flood, sessions, &mut samples).await?;
             }
         }
+        for stranger in Stranger::ALL.into_iter().filter(|stranger| is_wanted(stranger.name())) {
+            beside_strangers(rig, &plan, stranger, &mut samples).await?;
+        }
         if is_wanted("deliveries") {
             deliveries::measure(rig, plan.phase, &mut samples).await?;
         }
@@ -98,27 +112,54 @@ async fn beside_flood(
     sessions: usize,
     samples: &mut Samples,
 ) -> io::Result<()> {
-    let settings = [
-        ("GATEWAY_UPSTREAM_MODE", "direct"),
-        ("GATEWAY_EGRESS_ALLOW", "127.0.0.0/8"),
-        ("GATEWAY_LOG_LEVEL", "error"),
-    ];
+    let (_server, endpoint) = rig.gateway_with(KeyExchange::X25519, &[], &SETTINGS)?;
+    let targets = floods::Targets::start().await?;
+    let neighbour = Neighbour::start(endpoint.clone(), targets.echo)?;
+    let name = format!("{}.{sessions}", flood.name());
+    let attack = |_| floods::run(flood, endpoint.clone(), targets.clone());
+    beside(plan, &neighbour, &name, sessions, attack, samples).await;
+    Ok(())
+}
+
+/// The same beside strangers who are never let in, or not soon.
+async fn beside_strangers(
+    rig: &Rig,
+    plan: &Plan,
+    stranger: Stranger,
+    samples: &mut Samples,
+) -> io::Result<()> {
+    let pause = if stranger == Stranger::Hellos { strangers::SLOW } else { Duration::ZERO };
+    let backend = format!("http://{}", backend::start_with(pause).await?);
+    let settings = [&SETTINGS[..], &[("BACKEND_BASE_URL", &backend)]].concat();
     let (_server, endpoint) = rig.gateway_with(KeyExchange::X25519, &[], &settings)?;
     let targets = floods::Targets::start().await?;
     let neighbour = Neighbour::start(endpoint.clone(), targets.echo)?;
-    let mut attack = JoinSet::new();
+    let attack = |number| strangers::run(stranger, number, endpoint.clone());
+    let name = format!("{}.{}", stranger.name(), stranger.count());
+    beside(plan, &neighbour, &name, stranger.count(), attack, samples).await;
+    Ok(())
+}
+
+/// What the honest ones see before, during and after `count` tasks that attack.
+async fn beside<F: Future<Output = ()> + Send + 'static>(
+    plan: &Plan,
+    neighbour: &Neighbour,
+    name: &str,
+    count: usize,
+    attack: impl Fn(usize) -> F,
+    samples: &mut Samples,
+) {
+    let mut attackers = JoinSet::new();
     for phase in PHASES {
         if phase == "during" {
-            for _ in 0..sessions {
-                attack.spawn(floods::run(flood, endpoint.clone(), targets.clone()));
+            for number in 0..count {
+                attackers.spawn(attack(number));
             }
         } else {
-            attack.shutdown().await;
+            attackers.shutdown().await;
         }
         // What the last phase has left behind is not this one's.
         sleep(plan.phase / 4).await;
-        let seen = neighbour.watch(plan.phase).await?;
-        seen.note(&format!("{}.{sessions}.{phase}", flood.name()), samples);
+        neighbour.watch(plan.phase).await.note(&format!("{name}.{phase}"), samples);
     }
-    Ok(())
 }

@@ -71,7 +71,7 @@ impl Neighbour {
     }
 
     /// What they see from now on, for as long as that.
-    pub(super) async fn watch(&self, time: Duration) -> io::Result<Seen> {
+    pub(super) async fn watch(&self, time: Duration) -> Seen {
         let take =
             || std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
         take();
@@ -81,7 +81,7 @@ impl Neighbour {
         loop {
             let mut seen = take();
             if !seen.echoes.is_empty() && !seen.newcomers.is_empty() || Instant::now() > deadline {
-                return Ok(seen);
+                return seen;
             }
             sleep(EVERY).await;
             let later = take();

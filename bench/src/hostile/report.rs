@@ -2,12 +2,13 @@
 
 use super::PHASES;
 use super::floods::Flood;
+use super::strangers::Stranger;
 use crate::report::table;
 use crate::samples::Samples;
 
 /// All that was measured, as Markdown.
 pub(super) fn markdown(samples: &Samples, floods: &[usize], hostile_sessions: usize) -> String {
-    let mut page = floods_table(samples, floods);
+    let mut page = neighbours(samples, floods);
     let rows: Vec<Vec<String>> = [
         ("deliveries", "last bytes that arrive, %".to_owned()),
         ("windows", format!("upload over 60 ms beside {hostile_sessions} idle sessions, MB/s")),
@@ -28,27 +29,28 @@ pub(super) fn markdown(samples: &Samples, floods: &[usize], hostile_sessions: us
     page
 }
 
-fn floods_table(samples: &Samples, floods: &[usize]) -> String {
+fn neighbours(samples: &Samples, floods: &[usize]) -> String {
     let mut rows = Vec::new();
-    for flood in Flood::ALL {
-        for sessions in floods {
-            let name = format!("{}.{sessions}", flood.name());
-            let mut row = vec![format!("`{}`, {sessions} sessions", flood.name())];
-            for what in ["echo.p50", "newcomer.p50"] {
-                row.extend(PHASES.map(|phase| samples.cell(&format!("{name}.{phase}.{what}"), 2)));
-                let ratio = |phase| format!("{name}.{phase}.{what}");
-                row.push(samples.ratio_cell(&ratio("during"), &ratio("before")));
-            }
-            row.push(samples.cell(&format!("{name}.during.echo.p99"), 1));
-            row.push(samples.cell(&format!("{name}.during.failed"), 0));
-            rows.push(row);
+    let floods =
+        Flood::ALL.iter().flat_map(|flood| floods.iter().map(|count| (flood.name(), *count)));
+    let strangers = Stranger::ALL.iter().map(|stranger| (stranger.name(), stranger.count()));
+    for (attack, count) in floods.chain(strangers) {
+        let name = format!("{attack}.{count}");
+        let mut row = vec![format!("`{attack}`, {count}")];
+        for what in ["echo.p50", "newcomer.p50"] {
+            row.extend(PHASES.map(|phase| samples.cell(&format!("{name}.{phase}.{what}"), 2)));
+            let ratio = |phase| format!("{name}.{phase}.{what}");
+            row.push(samples.ratio_cell(&ratio("during"), &ratio("before")));
         }
+        row.push(samples.cell(&format!("{name}.during.echo.p99"), 1));
+        row.push(samples.cell(&format!("{name}.during.failed"), 0));
+        rows.push(row);
     }
     table(
         "An honest session that echoes 64 bytes every 20 ms, and an honest newcomer every 50 ms, beside sessions of one \
-         device that flood; milliseconds.",
+         device that flood, or strangers; milliseconds.",
         &[
-            "flood",
+            "attack, how many",
             "echo p50 before",
             "during",
             "after",

@@ -26,12 +26,7 @@ pub(super) async fn measure(
     sessions: usize,
     samples: &mut Samples,
 ) -> io::Result<()> {
-    let settings = [
-        ("GATEWAY_UPSTREAM_MODE", "direct"),
-        ("GATEWAY_EGRESS_ALLOW", "127.0.0.0/8"),
-        ("GATEWAY_LOG_LEVEL", "error"),
-    ];
-    let (_server, endpoint) = rig.gateway_with(KeyExchange::X25519, &[], &settings)?;
+    let (_server, endpoint) = rig.gateway_with(KeyExchange::X25519, &[], &super::SETTINGS)?;
     let near = rig.endpoint(
         start_line(endpoint.address(), MBIT, HONEST).await?.port(),
         KeyExchange::X25519,
