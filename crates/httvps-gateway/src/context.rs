@@ -9,6 +9,7 @@ use crate::metrics::Metrics;
 use crate::nodes::{Outline, OutlineSetup};
 use crate::overload::DescriptorReserve;
 use crate::registry::Registry;
+use crate::session::Crowd;
 use httvps_proto::{Bucket, Limits, v2};
 use httvps_transport::tls::ServerTls;
 use httvps_upstream::Connector;
@@ -32,6 +33,7 @@ pub(crate) struct Context {
     pub(crate) backend: Arc<BackendClient>,
     pub(crate) way_out: WayOut,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) crowd: Crowd,
     pub(crate) admission: Arc<Admission>,
     pub(crate) descriptors: DescriptorReserve,
     pub(crate) tls: ServerTls,
@@ -61,6 +63,11 @@ pub(crate) enum WayOut {
 pub(crate) enum WayOutSetup {
     Common(Arc<dyn Connector>),
     Nodes(Box<OutlineSetup>),
+}
+
+/// Threads of the runtime that polls the sessions.
+fn workers() -> usize {
+    tokio::runtime::Handle::try_current().map_or(1, |runtime| runtime.metrics().num_workers())
 }
 
 /// The parts that [`Context::new`] puts together.
@@ -108,6 +115,7 @@ impl Context {
             window_limits,
             window_budget,
             registry: Arc::new(Registry::new(device_limits)),
+            crowd: Crowd::new(workers()),
             admission: Arc::new(Admission::new(handshake_bounds(&config), metrics.clone())),
             descriptors: DescriptorReserve::new(config.descriptor_reserve),
             tasks: TaskTracker::new(),

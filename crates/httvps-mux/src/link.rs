@@ -118,6 +118,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         self.message_timeout = timeout;
     }
 
+    /// Whether all of that was received: there may be more.
+    pub fn is_turn_over(&self) -> bool {
+        self.ws.is_turn_over()
+    }
+
     /// The next event of the peer. Messages are read with [`Self::message`].
     pub fn poll_recv(
         &mut self,

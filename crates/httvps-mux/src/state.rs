@@ -9,7 +9,7 @@ use crate::stream::{StreamFailure, plain};
 use crate::table::{Progress, Table};
 use crate::turns::Turns;
 use crate::wire::{NotOpened, Wire};
-use crate::work::{TURN, Work};
+use crate::work::{CLIENT_TURN, Work};
 use httvps_proto::v2::{Kind as StreamKind, Violation};
 use httvps_proto::{ClientInput, ClientSession, Limits, StreamEnd, StreamKey};
 use httvps_transport::give_way;
@@ -235,9 +235,9 @@ impl State {
             self.stalled_at = None;
         }
         self.end_stalled(now);
-        let mut work = Work::new();
+        let mut work = Work::of_turn(CLIENT_TURN);
         if let Some(carrier) = &mut self.carrier {
-            carrier.begin_turn(TURN);
+            carrier.begin_turn(CLIENT_TURN);
         }
         while !work.is_spent() && self.may_read() && matches!(self.phase, Phase::Open) {
             if let Some(at) = self.unread {

@@ -2,9 +2,12 @@
 
 use httvps_proto::v2::Event;
 
-/// What a session's task moves in one turn before other tasks have the processor, in bytes: a third of a millisecond or
+/// What a gateway's session moves in one turn before other tasks have the processor, in bytes: a third of a millisecond or
 /// so. Received bytes and the work on them have a turn each.
 pub const TURN: usize = 512 * 1024;
+
+/// The same of a client's, which has few others to wait for it.
+pub(crate) const CLIENT_TURN: usize = 2 * 1024 * 1024;
 
 /// What is left of a turn, counted in bytes that are moved. Other things take as many bytes as cost about as much.
 ///
@@ -27,9 +30,9 @@ impl Work {
     /// A new stream: a socket, and perhaps a lookup.
     pub const OPEN: usize = 32 * 1024;
 
-    /// A whole turn.
-    pub const fn new() -> Self {
-        Self { left: TURN }
+    /// A whole turn of so many bytes.
+    pub const fn of_turn(bytes: usize) -> Self {
+        Self { left: bytes }
     }
 
     /// Whether the turn is over.
@@ -59,19 +62,13 @@ impl Work {
     }
 }
 
-impl Default for Work {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// How many of these events one turn has room for.
     fn events_of_a_turn(event: &Event<'_>) -> usize {
-        let mut work = Work::new();
+        let mut work = Work::of_turn(TURN);
         std::iter::from_fn(|| (!work.is_spent()).then(|| work.spend_frame(event))).count()
     }
 
@@ -88,7 +85,7 @@ mod tests {
 
     #[test]
     fn half_a_turn_is_left_to_others() {
-        let (begun, mut work) = (Work::new(), Work::new());
+        let (begun, mut work) = (Work::of_turn(TURN), Work::of_turn(TURN));
         work.spend(TURN / 2 - 1);
         assert!(work.is_within_half_since(begun));
         work.spend(1);

@@ -1,6 +1,8 @@
 //! An authenticated session at work.
 
 mod binary;
+mod busy;
+mod counted;
 mod datagrams;
 mod delivering;
 mod relays;
@@ -11,9 +13,9 @@ use super::ClientLink;
 use super::closing::close;
 use super::wire::Wire;
 use crate::context::Context as Gateway;
-use crate::metrics::{ClientErrorCode, Limit, Metrics, OpenConnection, SessionEnd};
+use crate::metrics::{ClientErrorCode, Limit, OpenConnection, SessionEnd};
 use crate::registry::{Order, Place};
-use httvps_mux::{LinkError, Ready, TURN, Turns, Work};
+use httvps_mux::{FLUSH_AT, LinkError, Ready, TURN, Turns, Work};
 use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
 use httvps_transport::give_way;
@@ -30,10 +32,16 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::time::Sleep;
 
+use busy::Busy;
+pub(crate) use busy::Crowd;
+use counted::Counted;
 use delivering::Delivering;
 use relays::Relays;
 use to_client::ToClient;
 
+/// Turns that were cut short in a row until what is queued is sent although it is little: credit, as a rule, for a client
+/// that still has some. A write for each turn, and a client that wakes up for it, cost a fifth of a bulk upload.
+const CUTS_BEFORE_FLUSH: u8 = 8;
 /// Room for answers (pongs, errors, closes) above the bound on queued payload, in bytes.
 const ANSWER_ROOM: usize = 64 * 1024;
 /// Log lines about errors of one client, a second and at once.
@@ -72,6 +80,10 @@ pub(super) struct Active {
     datagrams_without_room: VecDeque<StreamKey>,
     /// What may still be done in this poll.
     work: Work,
+    /// Whether its turns end before what there is to do.
+    busy: Busy,
+    /// Turns in a row that ended before what there was to do.
+    cut_turns: u8,
     /// Where to go on in the message that the link holds, when a turn has ended inside it.
     unread: Option<usize>,
     /// Closed streams whose last bytes are still being delivered.
@@ -134,7 +146,9 @@ impl Active {
             turns: Turns::default(),
             without_room: Turns::default(),
             datagrams_without_room: VecDeque::new(),
-            work: Work::new(),
+            work: Work::of_turn(TURN),
+            busy: Busy::new(&gateway.crowd),
+            cut_turns: 0,
             unread: None,
             delivering: Arc::default(),
             traffic: Traffic::default(),
@@ -191,8 +205,9 @@ impl Active {
         // Registered before anything is looked at, so that no wake-up falls between.
         self.ready.register(cx.waker());
         let order = self.place.control.poll_order(cx.waker());
-        self.work = Work::new();
-        self.link.begin_turn(TURN);
+        let (turn, is_long) = self.busy.turn();
+        self.work = Work::of_turn(turn);
+        self.link.begin_turn(turn);
         loop {
             let now = Instant::now();
             if let Err(end) = self.follow(order) {
@@ -202,7 +217,9 @@ impl Active {
                 Ok(has_moved) => has_moved,
                 Err(end) => return Poll::Ready(end),
             };
-            if self.work.is_spent() {
+            if self.work.is_spent() || self.link.is_turn_over() {
+                self.busy.note(true);
+                self.cut_turns = if is_long { 0 } else { (self.cut_turns + 1) % CUTS_BEFORE_FLUSH };
                 // Deadlines hold for the busiest session too. Its silence cannot be judged: there
                 // may be more to read than was read.
                 self.link.hold_silence(now);
@@ -212,13 +229,17 @@ impl Active {
                 give_way(cx);
                 return Poll::Pending;
             }
-            if has_moved {
+            // What was held back while turns were cut short is sent now.
+            if std::mem::take(&mut self.cut_turns) > 0 || has_moved {
                 continue;
             }
             match self.poll_timer(cx, now) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.busy.note(false);
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -241,7 +262,9 @@ impl Active {
     fn poll_once(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<bool, SessionEnd> {
         self.measure(now);
         let mut has_moved = self.poll_streams(cx, now)?;
-        if let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now) {
+        if (self.cut_turns == 0 || self.link.queued() >= FLUSH_AT)
+            && let Poll::Ready(Err(error)) = self.link.poll_flush(cx, now)
+        {
             return Err(self.end_of_link(&error));
         }
         has_moved |= self.readmit();
@@ -457,43 +480,4 @@ impl Active {
 /// The TLS layer reports a peer that breaks TLS as invalid data.
 fn is_tls(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::InvalidData
-}
-
-/// Counts the session, and what waits in it, for as long as it is there, also when a panic unwinds its
-/// task.
-struct Counted {
-    metrics: Metrics,
-    /// What this session has added to the gauges.
-    for_targets: i64,
-    for_client: i64,
-}
-
-impl Counted {
-    fn new(metrics: Metrics) -> Self {
-        metrics.active_sessions.inc();
-        Self { metrics, for_targets: 0, for_client: 0 }
-    }
-
-    /// Notes how many bytes wait in the session now.
-    fn note_waiting(&mut self, for_targets: usize, for_client: usize) {
-        let Self { metrics, for_targets: noted, for_client: noted_for_client } = self;
-        for (gauge, noted, now) in [
-            (&metrics.target_queue, noted, for_targets),
-            (&metrics.client_queue, noted_for_client, for_client),
-        ] {
-            let now = i64::try_from(now).unwrap_or(i64::MAX);
-            // All sessions share the gauges: they are left alone as long as nothing has changed.
-            if now != *noted {
-                gauge.inc_by(now - *noted);
-                *noted = now;
-            }
-        }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.note_waiting(0, 0);
-        self.metrics.active_sessions.dec();
-    }
 }

@@ -13,6 +13,7 @@ mod pending;
 mod relay;
 mod wire;
 
+pub(crate) use active::Crowd;
 pub(crate) use hello::{Arrival, begin};
 
 use httvps_mux::Link;

@@ -156,6 +156,11 @@ impl<T> WebSocket<T> {
         self.turn = bytes;
     }
 
+    /// Whether all of it was received, so that there may be more.
+    pub fn is_turn_over(&self) -> bool {
+        self.turn == 0
+    }
+
     /// The payload of the last [`Event::Message`], to be read or decoded in place. Valid until the
     /// next `poll_recv`; empty if the last event was another.
     pub fn message(&mut self) -> &mut [u8] {
