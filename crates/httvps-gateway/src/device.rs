@@ -6,12 +6,24 @@ use crate::registry::Registry;
 use httvps_proto::{Bucket, StreamRefusal, v2};
 use httvps_upstream::LookupShare;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The part of the process's descriptors that one device may have.
 const DESCRIPTOR_SHARE: usize = 4;
+
+/// Log lines about one device, a second and at once: it decides how often it connects and errs.
+const LOG_RATE: u32 = 20;
+const LOG_BURST: u32 = 100;
+
+/// What a device has used up of what comes back with time; it outlasts the device's sessions, so that a reconnect
+/// gives nothing back.
+#[derive(Clone)]
+pub(crate) struct Spent {
+    opens: Bucket,
+    log: Bucket,
+}
 
 /// What one device may have; `usize::MAX` is no limit.
 pub(crate) struct DeviceLimits {
@@ -40,16 +52,19 @@ impl DeviceLimits {
         }
     }
 
-    /// A device's bucket of opens that is full.
-    pub(crate) fn opens(&self, now: Instant) -> Bucket {
-        Bucket::new(self.opens.0, self.opens.1, now)
+    /// What a device has spent that comes for the first time.
+    pub(crate) fn unspent(&self, now: Instant) -> Spent {
+        Spent {
+            opens: Bucket::new(self.opens.0, self.opens.1, now),
+            log: Bucket::new(LOG_RATE, LOG_BURST, now),
+        }
     }
 
-    /// How long an empty bucket of opens takes to be full again; nothing without a limit.
+    /// How long it takes until a device that has spent everything has spent nothing.
     pub(crate) fn refill(&self) -> Duration {
         let (rate, burst) = self.opens;
-        let seconds = burst.checked_div(rate).map(|seconds| seconds.saturating_add(1));
-        Duration::from_secs(seconds.unwrap_or(0).into())
+        let opens = burst.checked_div(rate).unwrap_or(0);
+        Duration::from_secs(opens.max(LOG_BURST / LOG_RATE).saturating_add(1).into())
     }
 }
 
@@ -64,7 +79,7 @@ pub(crate) struct Device {
     pub(crate) lookups: LookupShare,
     /// What the windows of its sessions may grow by.
     pub(crate) windows: v2::Budget,
-    pub(crate) opens: Mutex<Bucket>,
+    spent: Mutex<Spent>,
     streams: AtomicUsize,
     descriptors: AtomicUsize,
     deliveries: AtomicUsize,
@@ -103,14 +118,14 @@ fn try_take(taken: &AtomicUsize, max: usize) -> bool {
 }
 
 impl Device {
-    pub(crate) fn new(registry: &Arc<Registry>, id: &Arc<str>, opens: Bucket) -> Self {
+    pub(crate) fn new(registry: &Arc<Registry>, id: &Arc<str>, spent: Spent) -> Self {
         let (budget, bytes) = &registry.limits.windows;
         Self {
             registry: registry.clone(),
             id: id.clone(),
             lookups: LookupShare::default(),
             windows: budget.for_device(*bytes),
-            opens: Mutex::new(opens),
+            spent: Mutex::new(spent),
             streams: AtomicUsize::new(0),
             descriptors: AtomicUsize::new(0),
             deliveries: AtomicUsize::new(0),
@@ -139,11 +154,16 @@ impl Device {
         if has_socket {
             place.descriptor = Some(self.take_descriptor()?);
         }
-        if self.opens.lock().unwrap_or_else(PoisonError::into_inner).try_take(now) {
-            Ok(place)
-        } else {
-            Err(DeviceFull::Opens)
-        }
+        if self.spent().opens.try_take(now) { Ok(place) } else { Err(DeviceFull::Opens) }
+    }
+
+    fn spent(&self) -> MutexGuard<'_, Spent> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more line about the device may be logged. The metrics count what is not logged, too.
+    pub(crate) fn may_log(&self, now: Instant) -> bool {
+        self.spent().log.try_take(now)
     }
 
     /// Takes a place for the last bytes of a closed stream, of those that all devices share.
@@ -203,8 +223,8 @@ pub(crate) struct DeliveryPlace {
 
 impl Drop for Device {
     fn drop(&mut self) {
-        let opens = self.opens.get_mut().unwrap_or_else(PoisonError::into_inner).clone();
-        self.registry.forget(&self.id, opens, Instant::now());
+        let spent = self.spent().clone();
+        self.registry.forget(&self.id, spent, Instant::now());
     }
 }
 

@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::device::{Descriptor, Device, DeviceLimits};
-use httvps_proto::Bucket;
+use crate::device::{Descriptor, Device, DeviceLimits, Spent};
 
 /// All authenticated sessions of the gateway.
 ///
@@ -19,20 +18,20 @@ pub(crate) struct Registry {
     table: Mutex<Table>,
 }
 
-/// Devices without a session whose opened streams are remembered: those that left first are forgotten first.
+/// Devices without a session of which it is remembered what they have spent: those that left first are forgotten first.
 const MAX_LEFT: usize = 4096;
 
 #[derive(Default)]
 struct Table {
     sessions: Slab<Arc<Control>>,
     devices: HashMap<Arc<str>, Sessions>,
-    /// What devices that have left may open when they come back, for as long as it is less than they might.
-    left: HashMap<Arc<str>, (Instant, Bucket)>,
+    /// What devices that have left had spent, until it has all come back.
+    left: HashMap<Arc<str>, (Instant, Spent)>,
     left_in_order: VecDeque<(Instant, Arc<str>)>,
 }
 
 impl Table {
-    /// Forgets the devices that might open as many streams as any, and so many more that there is one place.
+    /// Forgets the devices that have spent nothing any more, and so many more that there is one place.
     fn forget_left(&mut self, now: Instant, refill: Duration) {
         while let Some((at, id)) = self.left_in_order.front() {
             let is_full = self.left_in_order.len() >= MAX_LEFT;
@@ -152,8 +151,9 @@ impl Registry {
         let sessions = table.devices.entry(device_id.clone()).or_default();
         let device = sessions.device.upgrade().unwrap_or_else(|| {
             let left = table.left.remove(device_id);
-            let opens = left.map_or_else(|| self.limits.opens(Instant::now()), |(_, opens)| opens);
-            Arc::new(Device::new(self, device_id, opens))
+            let spent =
+                left.map_or_else(|| self.limits.unspent(Instant::now()), |(_, spent)| spent);
+            Arc::new(Device::new(self, device_id, spent))
         });
         *of_device = Some(device.clone());
         let descriptor = device.take_descriptor().map_err(|_| NoPlace::DescriptorsOfDevice)?;
@@ -165,18 +165,15 @@ impl Registry {
         Ok(Place { index, control, device, _descriptor: descriptor })
     }
 
-    /// Notes that the last of a device is gone, and remembers what it may open.
-    pub(crate) fn forget(&self, device_id: &Arc<str>, opens: Bucket, now: Instant) {
+    /// Notes that the last of a device is gone, and remembers what it has spent.
+    pub(crate) fn forget(&self, device_id: &Arc<str>, spent: Spent, now: Instant) {
         let mut table = self.table();
         // It may be there anew, in the hands of a session that came in between.
         if table.devices.get(device_id).is_none_or(|of| of.device.strong_count() == 0) {
             table.devices.remove(device_id);
-            let refill = self.limits.refill();
-            if !refill.is_zero() {
-                table.forget_left(now, refill);
-                table.left.insert(device_id.clone(), (now, opens));
-                table.left_in_order.push_back((now, device_id.clone()));
-            }
+            table.forget_left(now, self.limits.refill());
+            table.left.insert(device_id.clone(), (now, spent));
+            table.left_in_order.push_back((now, device_id.clone()));
         }
         if table.devices.is_empty() {
             table.devices.shrink_to_fit();
@@ -305,13 +302,24 @@ mod tests {
     }
 
     #[test]
+    fn lines_about_a_device_are_bounded_over_its_reconnects() {
+        let registry = Arc::new(Registry::new(DeviceLimits::unlimited()));
+        let start = Instant::now();
+        let lines = |now| (0..50).filter(|_| enter(&registry, "a").device.may_log(now)).count();
+        let all: usize = (0..10).map(|_| lines(start)).sum();
+        assert_eq!(all, 100);
+        assert_eq!(lines(start + Duration::from_secs(1)), 20);
+        assert!(enter(&registry, "b").device.may_log(start), "another device");
+    }
+
+    #[test]
     fn devices_that_left_are_remembered_up_to_a_bound_and_until_it_means_nothing() {
         let limits = DeviceLimits { opens: (10, 20), ..DeviceLimits::unlimited() };
         let registry = Arc::new(Registry::new(limits));
         let start = Instant::now();
         for number in 0..MAX_LEFT + 10 {
-            let bucket = registry.limits.opens(start);
-            registry.forget(&number.to_string().into(), bucket, start);
+            let spent = registry.limits.unspent(start);
+            registry.forget(&number.to_string().into(), spent, start);
         }
         {
             let table = registry.table();
@@ -319,7 +327,7 @@ mod tests {
             assert!(!table.left.contains_key("0") && table.left.contains_key("10"));
         }
         let later = start + registry.limits.refill();
-        registry.forget(&"last".into(), registry.limits.opens(later), later);
+        registry.forget(&"last".into(), registry.limits.unspent(later), later);
         let table = registry.table();
         assert_eq!((table.left.len(), table.left_in_order.len()), (1, 1));
     }

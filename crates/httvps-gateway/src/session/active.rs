@@ -183,16 +183,18 @@ impl Active {
             }
             _ => {}
         }
-        tracing::info!(
-            device_id = &*self.device_id,
-            session_id = &*self.session_id,
-            reason = end.as_str(),
-            duration_seconds = self.started.elapsed().as_secs_f64(),
-            bytes_in = self.traffic.bytes_in,
-            bytes_out = self.traffic.bytes_out,
-            streams = self.traffic.streams,
-            "session_ended"
-        );
+        if self.place.device.may_log(Instant::now()) {
+            tracing::info!(
+                device_id = &*self.device_id,
+                session_id = &*self.session_id,
+                reason = end.as_str(),
+                duration_seconds = self.started.elapsed().as_secs_f64(),
+                bytes_in = self.traffic.bytes_in,
+                bytes_out = self.traffic.bytes_out,
+                streams = self.traffic.streams,
+                "session_ended"
+            );
+        }
         self.gateway.metrics.session_ended(end);
         let Self { link, place, relays, counted, .. } = *self;
         // The session is over; the rest is only good manners towards its connection.
@@ -404,7 +406,8 @@ impl Active {
     /// Logs an error that was sent to the client; no more than [`LOG_RATE`] a second, since the
     /// client decides how many there are. The metrics count them all.
     fn log_error(&mut self, code: ErrorCode, stream_id: Option<&str>, reason: Option<&str>) {
-        if !self.log_budget.try_take(Instant::now()) {
+        let now = Instant::now();
+        if !self.log_budget.try_take(now) || !self.place.device.may_log(now) {
             return;
         }
         let (device_id, session_id) = (&*self.device_id, &*self.session_id);

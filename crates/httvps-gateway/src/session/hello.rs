@@ -318,16 +318,18 @@ impl Reception<'_> {
         };
         session.handle_verdict(Instant::now(), &verdict, &mut link.outbox());
         self.count(HandshakeResult::Accepted);
-        tracing::info!(
-            device_id = &*self.applicant.device_id,
-            session_id = &*session_id,
-            user_id = result.user_id,
-            subscription_status = result.subscription_status,
-            client_version = self.applicant.client_version,
-            region = self.applicant.region,
-            node,
-            "session_started"
-        );
+        if place.device.may_log(Instant::now()) {
+            tracing::info!(
+                device_id = &*self.applicant.device_id,
+                session_id = &*session_id,
+                user_id = result.user_id,
+                subscription_status = result.subscription_status,
+                client_version = self.applicant.client_version,
+                region = self.applicant.region,
+                node,
+                "session_started"
+            );
+        }
         Ok(Entry { place, connector, device_id, session_id })
     }
 
