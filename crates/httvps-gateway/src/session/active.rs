@@ -196,9 +196,9 @@ impl Active {
             );
         }
         self.gateway.metrics.session_ended(end);
-        let Self { link, place, relays, counted, .. } = *self;
+        let Self { link, place, relays, counted, busy, .. } = *self;
         // The session is over; the rest is only good manners towards its connection.
-        drop((place, relays, counted));
+        drop((place, relays, counted, busy));
         close(link).await;
         drop(connection);
     }
