@@ -127,7 +127,7 @@ impl Session {
         self.lacked.take()
     }
 
-    /// Gives the budget back what windows have grown by, when nothing has come for [`IDLE`] and nothing waits. Gives when
+    /// Gives the budget back what windows have grown by, when nothing has come for `IDLE` and nothing waits. Gives when
     /// to call it again; None while no window is larger than its first credit.
     ///
     /// The peer keeps its credit, which cannot be taken back. When it uses it the budget is asked for the same again; while
