@@ -1,8 +1,9 @@
 //! Why the backend gave no verdict, in words for the operator.
 
 use httvps_resolve::ResolveError;
+use httvps_transport::tls::{CertificateFault, certificate_fault};
 use hyper_util::client::legacy::Error as HttpError;
-use rustls::{CertificateError, Error as TlsError};
+use rustls::Error as TlsError;
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 use std::error::Error;
@@ -216,22 +217,14 @@ fn unreachable(error: &(dyn Error + 'static)) -> &'static str {
 }
 
 fn of_tls(error: &TlsError) -> &'static str {
+    match certificate_fault(error) {
+        Some(CertificateFault::UnknownIssuer) => {
+            return "its certificate is by an authority that is not trusted: backend_ca_path";
+        }
+        Some(fault) => return fault.words(),
+        None => {}
+    }
     match error {
-        TlsError::InvalidCertificate(error) => match error {
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                "its certificate has expired"
-            }
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                "its certificate is not valid yet"
-            }
-            CertificateError::UnknownIssuer => {
-                "its certificate is by an authority that is not trusted: backend_ca_path"
-            }
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                "its certificate is for another name than that in backend_base_url"
-            }
-            _ => "its certificate is not accepted",
-        },
         TlsError::InvalidMessage(_) => "it does not speak TLS",
         TlsError::AlertReceived(_) => "it refused the TLS handshake",
         _ => "the TLS handshake failed",
