@@ -154,8 +154,10 @@ fn poll_trade<IO: AsyncRead + AsyncWrite + Unpin>(
     let Some(most) = most else {
         return if is_flushed { Poll::Ready(Ok(())) } else { Poll::Pending };
     };
-    inbound.reserve(READ_HANDSHAKE);
-    let room = (inbound.capacity() - inbound.len()).min(most.saturating_sub(inbound.len()));
+    let left = most.saturating_sub(inbound.len());
+    // No more than may still come: a vector that grows doubles, and would hold twice the bound.
+    inbound.reserve(READ_HANDSHAKE.min(left));
+    let room = (inbound.capacity() - inbound.len()).min(left);
     let mut limited = bytes::BufMut::limit(inbound, room);
     match ready!(Future::poll(std::pin::pin!(io.read_buf(&mut limited)), cx))? {
         0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
