@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Turns that one turn is worth as long as each busy session has a worker to itself.
 ///
 /// A session that gives way on a worker without other tasks wakes another worker, which then looks at the sockets beside
-/// it: a third of the cost of a bulk transfer, for turns of 512 KiB, when nobody waits.
+/// it: a third of the cost of a bulk transfer, for turns of 512 KiB, when no task waits.
 const LONG: usize = 8;
 
 /// The sessions that are busy, and the workers there are.
