@@ -140,9 +140,9 @@ impl Admission {
                 return Ok(());
             };
             let victim = match table.largest() {
-                // Short of memory, the gateway refuses newcomers and keeps those who are there.
-                _ if is_memory && more > 0 => None,
                 Some((ticket, bytes)) if bytes > BASE_BYTES => Some(ticket),
+                // Short of memory, and no connection holds more than a new one does: the newcomer is refused.
+                _ if is_memory && more > 0 => None,
                 _ => table.oldest_of_busiest(),
             };
             self.displace(table, victim, limit)?;
@@ -366,7 +366,9 @@ mod tests {
         let newcomer = enter(&admission, "192.0.2.2").unwrap();
         assert_eq!(enter(&admission, "192.0.2.3").err(), Some(Limit::Memory), "between two looks");
         assert!(newcomer.is_alive());
-        admission.set_room(i64::MAX);
-        assert!(enter(&admission, "192.0.2.3").is_ok());
+        admission.set_room(i64::try_from(BASE_BYTES).unwrap());
+        newcomer.half_open.hold(BASE_BYTES);
+        assert!(enter(&admission, "192.0.2.3").is_ok(), "the largest goes for it");
+        assert!(!newcomer.is_alive());
     }
 }

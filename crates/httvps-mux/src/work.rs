@@ -40,6 +40,11 @@ impl Work {
         self.left == 0
     }
 
+    /// Bytes that a step may still move: what is left, and never less than half a turn of [`TURN`].
+    pub const fn step_limit(self) -> usize {
+        if self.left > TURN / 2 { self.left } else { TURN / 2 }
+    }
+
     /// Whether less than half a turn was spent since `then`.
     pub const fn is_within_half_since(self, then: Self) -> bool {
         then.left - self.left < TURN / 2

@@ -22,9 +22,6 @@ const LINGER: Duration = Duration::from_secs(2);
 const LAST_READ: usize = 16 * 1024;
 const LAST_READS: usize = 16;
 
-/// Bytes that waited and that one turn hands to the upstream, about: a window is many times as large.
-const TURN_BYTES: usize = 256 * 1024;
-
 /// A dial under way.
 pub(super) type Dial = BoxFuture<'static, Result<Upstream, ConnectError>>;
 
@@ -98,6 +95,8 @@ pub(super) struct Load {
 pub(super) trait Sink {
     /// Bytes that one payload may have now; 0 when there is no room.
     fn room(&self) -> usize;
+    /// Bytes that may be handed to the upstream now, of those that wait for it.
+    fn upstream_limit(&self) -> usize;
     /// Whether payloads arrive as they were sent.
     fn keeps_boundaries(&self) -> bool;
     /// Sends one payload, within the room.
@@ -226,7 +225,7 @@ impl Relay {
                 self.waiting_or_over()
             }
             Outlet::Stream(_) => {
-                self.poll_write(now);
+                self.poll_write(sink.upstream_limit(), now);
                 self.poll_shut();
                 if self.has_target_finished {
                     self.waiting_or_over()
@@ -278,12 +277,13 @@ impl Relay {
         if is_over { Turn::Ended(StreamEnd::Eof) } else { Turn::Waiting }
     }
 
-    fn poll_write(&mut self, now: Instant) {
+    /// Hands about `limit` of the bytes that waited to the upstream: a window may hold many times what a turn moves.
+    fn poll_write(&mut self, limit: usize, now: Instant) {
         let Outlet::Stream(stream) = &mut self.upstream else { return };
         let mut cx = Context::from_waker(&self.waker);
         let mut written = 0;
         while !self.pending.is_empty() && self.write_failure.is_none() {
-            if written >= TURN_BYTES {
+            if written >= limit {
                 self.stream_waker.schedule();
                 return;
             }

@@ -135,7 +135,7 @@ impl Active {
 
     /// Counts what a relay has moved, and has it looked at again if something of it waits.
     pub(super) fn account(&mut self, moved: Moved, now: Instant) {
-        self.work.spend(moved.sent as usize);
+        self.work.spend(moved.sent as usize + moved.written);
         self.account_windows(now);
         if moved.sent > 0 {
             self.traffic.bytes_out += moved.sent;
@@ -164,6 +164,7 @@ impl Active {
         Bounds {
             max_queued: self.gateway.config.max_session_queue_bytes,
             max_stream: self.max_stream_queue(),
+            max_written: self.work.step_limit(),
         }
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Bounds {
     pub(super) max_queued: usize,
     /// Waiting for the relay's upstream.
     pub(super) max_stream: usize,
+    /// Of those that waited, handed to the upstream in this turn.
+    pub(super) max_written: usize,
 }
 
 /// What a relay did with its turn.
@@ -21,6 +23,8 @@ pub(super) struct Bounds {
 pub(super) struct Moved {
     /// Payload bytes sent to the client.
     pub(super) sent: u64,
+    /// Payload bytes that waited for the upstream and that it has taken.
+    pub(super) written: usize,
     /// Whether something still waits for the upstream.
     pub(super) has_more: bool,
 }
@@ -44,7 +48,7 @@ impl ToClient<'_> {
         now: Instant,
         f: impl FnOnce(&mut Relay, &mut ClientSink<'_, '_>) -> R,
     ) -> Option<(R, Moved)> {
-        let Bounds { max_queued, max_stream } = self.bounds;
+        let Bounds { max_queued, max_stream, max_written } = self.bounds;
         let relay = self.relays.get_mut(stream)?;
         let before = relay.load(max_stream);
         let waited = relay.waiting_bytes() + arrived;
@@ -52,6 +56,7 @@ impl ToClient<'_> {
             stream,
             has_room: self.out.queued() < max_queued,
             max_queued,
+            max_written,
             out: &mut self.out,
             wire: self.wire,
             sent: 0,
@@ -65,7 +70,7 @@ impl ToClient<'_> {
             self.wire.consumed(stream, taken, now, &mut self.out);
         }
         self.relays.recount(before, after);
-        Some((result, Moved { sent, has_more }))
+        Some((result, Moved { sent, written: taken.saturating_sub(arrived), has_more }))
     }
 }
 
@@ -74,6 +79,7 @@ pub(super) struct ClientSink<'a, 'b> {
     stream: StreamKey,
     has_room: bool,
     max_queued: usize,
+    max_written: usize,
     out: &'a mut LinkOutbox<'b>,
     wire: &'a mut Wire,
     sent: u64,
@@ -82,6 +88,10 @@ pub(super) struct ClientSink<'a, 'b> {
 impl Sink for ClientSink<'_, '_> {
     fn room(&self) -> usize {
         if self.has_room { self.wire.credit(self.stream) } else { 0 }
+    }
+
+    fn upstream_limit(&self) -> usize {
+        self.max_written
     }
 
     fn keeps_boundaries(&self) -> bool {

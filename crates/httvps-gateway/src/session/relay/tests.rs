@@ -100,19 +100,31 @@ struct Client {
     got: Vec<Vec<u8>>,
     opened: usize,
     has_half_close: bool,
+    upstream_limit: usize,
     finished: usize,
 }
 
 impl Default for Client {
     fn default() -> Self {
-        let (got, has_half_close) = (Vec::new(), false);
-        Self { room: 0, most: usize::MAX, got, opened: 0, has_half_close, finished: 0 }
+        let (got, has_half_close, upstream_limit) = (Vec::new(), false, usize::MAX);
+        Self {
+            room: 0,
+            most: usize::MAX,
+            got,
+            opened: 0,
+            has_half_close,
+            upstream_limit,
+            finished: 0,
+        }
     }
 }
 
 impl Sink for Client {
     fn room(&self) -> usize {
         if self.room > 0 { self.most } else { 0 }
+    }
+    fn upstream_limit(&self) -> usize {
+        self.upstream_limit
     }
     fn keeps_boundaries(&self) -> bool {
         !self.has_half_close
@@ -274,6 +286,23 @@ async fn a_target_that_finished_first_still_gets_the_rest() {
     relay.handle_finish();
     assert_eq!(relay.poll(now, &mut client), Turn::Ended(StreamEnd::Eof));
     assert_eq!(client.finished, 1, "told once");
+}
+
+#[tokio::test]
+async fn a_turn_hands_no_more_to_the_upstream_than_its_limit() {
+    const PART: usize = 80 * 1024;
+    let (mut relay, mut target, now) = wired(1 << 20);
+    let mut client = Client { room: 9, upstream_limit: 2 * PART, ..Client::default() };
+    for _ in 0..4 {
+        relay.handle_data(&[7; PART], now, &mut client);
+    }
+    relay.poll(now, &mut client);
+    assert_eq!(relay.waiting_bytes(), 2 * PART);
+    assert!(relay.stream_waker.is_queued(), "it asks for another turn by itself");
+    relay.poll(now, &mut client);
+    assert_eq!(relay.waiting_bytes(), 0);
+    let mut got = vec![0; 4 * PART];
+    target.read_exact(&mut got).await.unwrap();
 }
 
 #[tokio::test]
