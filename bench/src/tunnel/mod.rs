@@ -33,6 +33,8 @@ const OTHER_FILES: usize = 200;
 pub(crate) enum Section {
     /// Throughput, the server's CPU time and memory
     Bulk,
+    /// Throughput of 64 and 256 streams
+    Many,
     /// Round trips of 64 bytes
     Ping,
     /// Round trips of 64 bytes beside bulk in both directions
@@ -50,6 +52,10 @@ pub(crate) enum Section {
     /// One stream over a round trip of 100 ms
     Delay,
 }
+
+/// The sections that every tunnel has.
+const LOADED: [Section; 5] =
+    [Section::Bulk, Section::Many, Section::Ping, Section::Beside, Section::Opens];
 
 /// Options of the tunnel benchmark.
 #[derive(clap::Args)]
@@ -171,9 +177,7 @@ pub(crate) async fn run(
             }
         }
         for peer in Peer::ALL {
-            let is_loaded = [Section::Bulk, Section::Ping, Section::Beside, Section::Opens]
-                .iter()
-                .any(|&section| plan.has(section));
+            let is_loaded = LOADED.iter().any(|&section| plan.has(section));
             if is_loaded
                 && let Some(chain) = chain::start(peer, rig, plan.penguin.as_deref(), &targets)?
             {
@@ -209,6 +213,28 @@ async fn ping(
     Ok(())
 }
 
+/// Throughput of so many streams in each direction. The most memory that the server had meanwhile, in MiB.
+async fn bulk(
+    samples: &mut Samples,
+    peer: Peer,
+    chain: &Chain,
+    targets: &Targets,
+    counts: &[usize],
+    length: Length,
+) -> io::Result<f64> {
+    let mut most = 0.0f64;
+    for (&count, way) in counts.iter().flat_map(|count| Direction::ONE_WAY.map(|way| (count, way)))
+    {
+        let bulk = load::bulk(chain, targets, way, count, length).await?;
+        let figure = format!("tunnel.{}.{}{count}", peer.name(), way.name());
+        note_foreign(samples, &bulk.used);
+        samples.add(format!("{figure}.cpu"), bulk.used.server / bulk.gib());
+        samples.add(format!("{figure}.gbit"), load::gbit(bulk.gib(), bulk.used.seconds));
+        most = most.max(bulk.rss_mib);
+    }
+    Ok(most)
+}
+
 /// What is measured of every tunnel.
 async fn loaded(
     plan: &Plan,
@@ -220,19 +246,11 @@ async fn loaded(
     let name = |figure: &str| format!("tunnel.{}.{figure}", peer.name());
     let length = plan.length;
     if plan.has(Section::Bulk) {
-        let mut most = 0.0f64;
-        for (count, way) in
-            [1, 8].into_iter().flat_map(|count| Direction::ONE_WAY.map(|way| (count, way)))
-        {
-            let bulk = load::bulk(chain, targets, way, count, length).await?;
-            let figure = format!("{}{count}", way.name());
-            note_foreign(samples, &bulk.used);
-            samples.add(name(&format!("{figure}.cpu")), bulk.used.server / bulk.gib());
-            let rate = load::gbit(bulk.gib(), bulk.used.seconds);
-            samples.add(name(&format!("{figure}.gbit")), rate);
-            most = most.max(bulk.rss_mib);
-        }
+        let most = bulk(samples, peer, chain, targets, &[1, 8], length).await?;
         samples.add(name("rss"), most);
+    }
+    if plan.has(Section::Many) {
+        bulk(samples, peer, chain, targets, &[64, 256], length).await?;
     }
     if plan.has(Section::Ping) {
         for count in [1, 64] {

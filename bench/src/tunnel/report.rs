@@ -46,7 +46,7 @@ type Line = (Section, &'static str, &'static str, usize, Bar);
 
 const LINES: &[Line] = {
     use Bar::{AtLeast, AtMost, Free, RatioAtLeast, RatioAtMost};
-    use Section::{Beside, Bulk, Opens, Ping};
+    use Section::{Beside, Bulk, Many, Opens, Ping};
     &[
         (Bulk, "server CPU s/GiB, 8 streams up", "up8.cpu", 2, RatioAtMost(0.45)),
         (Bulk, "server CPU s/GiB, 8 streams down", "down8.cpu", 2, RatioAtMost(0.40)),
@@ -55,6 +55,10 @@ const LINES: &[Line] = {
         (Bulk, "Gbit/s, 8 streams down", "down8.gbit", 1, RatioAtLeast(1.7)),
         (Bulk, "Gbit/s, 1 stream up", "up1.gbit", 1, RatioAtLeast(1.5)),
         (Bulk, "Gbit/s, 1 stream down", "down1.gbit", 1, RatioAtLeast(1.5)),
+        (Many, "Gbit/s, 64 streams up", "up64.gbit", 1, Free),
+        (Many, "Gbit/s, 64 streams down", "down64.gbit", 1, Free),
+        (Many, "Gbit/s, 256 streams up", "up256.gbit", 1, Free),
+        (Many, "Gbit/s, 256 streams down", "down256.gbit", 1, Free),
         (Ping, "round trip of 64 bytes, 1 stream, p50 ms", "ping1.p50", 2, RatioAtMost(1.0)),
         (Ping, "the same, p99 ms", "ping1.p99", 2, RatioAtMost(1.0)),
         (Ping, "round trip of 64 bytes, 64 streams, p50 ms", "ping64.p50", 2, RatioAtMost(1.0)),
