@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// it: a third of the cost of a bulk transfer, for turns of 512 KiB, when no task waits.
 const LONG: usize = 8;
 
+/// What a turn is at least, however many are busy: one read of a socket, about.
+const TURN_MIN: usize = TURN / 4;
+
 /// The sessions that are busy, and the workers there are.
 #[derive(Clone)]
 pub(crate) struct Crowd {
@@ -37,8 +40,11 @@ impl Busy {
     /// Bytes of the turn that begins, and whether it is a long one.
     pub(super) fn turn(&self) -> (usize, bool) {
         let others = self.crowd.busy.load(Ordering::Relaxed) - usize::from(self.is_busy);
-        let is_long = others + 1 < self.crowd.workers;
-        (if is_long { LONG * TURN } else { TURN }, is_long)
+        let (busy, workers) = (others + 1, self.crowd.workers);
+        if busy < workers {
+            return (LONG * TURN, true);
+        }
+        ((TURN * workers / busy).max(TURN_MIN), false)
     }
 
     /// Notes whether the turn ended before what there was to do.
@@ -65,6 +71,13 @@ mod tests {
     #[test]
     fn turns_are_long_while_busy_sessions_are_fewer_than_workers() {
         let crowd = Crowd::new(2);
+        let busy = |count: usize| -> Vec<Busy> {
+            let mut all: Vec<Busy> = (0..count).map(|_| Busy::new(&crowd)).collect();
+            for session in &mut all {
+                session.note(true);
+            }
+            all
+        };
         let (mut one, mut two) = (Busy::new(&crowd), Busy::new(&crowd));
         assert_eq!((one.turn(), two.turn()), ((LONG * TURN, true), (LONG * TURN, true)));
         one.note(true);
@@ -72,7 +85,11 @@ mod tests {
         assert_eq!((one.turn(), two.turn()), ((LONG * TURN, true), (TURN, false)));
         two.note(true);
         assert_eq!((one.turn(), two.turn()), ((TURN, false), (TURN, false)));
-        drop(one);
+        let others = busy(2);
+        assert_eq!(two.turn(), (TURN / 2, false), "four share two workers");
+        let crowded = busy(99);
+        assert_eq!(two.turn(), (TURN_MIN, false));
+        drop((one, others, crowded));
         assert_eq!(two.turn(), (LONG * TURN, true));
         two.note(false);
         assert_eq!(crowd.busy.load(Ordering::Relaxed), 0);

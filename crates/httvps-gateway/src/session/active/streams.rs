@@ -164,7 +164,7 @@ impl Active {
         Bounds {
             max_queued: self.gateway.config.max_session_queue_bytes,
             max_stream: self.max_stream_queue(),
-            max_written: self.work.step_limit(),
+            upstream_limit: self.work.step_limit(),
         }
     }
 

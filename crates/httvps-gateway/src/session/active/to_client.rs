@@ -15,7 +15,7 @@ pub(super) struct Bounds {
     /// Waiting for the relay's upstream.
     pub(super) max_stream: usize,
     /// Of those that waited, handed to the upstream in this turn.
-    pub(super) max_written: usize,
+    pub(super) upstream_limit: usize,
 }
 
 /// What a relay did with its turn.
@@ -48,7 +48,7 @@ impl ToClient<'_> {
         now: Instant,
         f: impl FnOnce(&mut Relay, &mut ClientSink<'_, '_>) -> R,
     ) -> Option<(R, Moved)> {
-        let Bounds { max_queued, max_stream, max_written } = self.bounds;
+        let Bounds { max_queued, max_stream, upstream_limit } = self.bounds;
         let relay = self.relays.get_mut(stream)?;
         let before = relay.load(max_stream);
         let waited = relay.waiting_bytes() + arrived;
@@ -56,7 +56,7 @@ impl ToClient<'_> {
             stream,
             has_room: self.out.queued() < max_queued,
             max_queued,
-            max_written,
+            upstream_limit,
             out: &mut self.out,
             wire: self.wire,
             sent: 0,
@@ -79,7 +79,7 @@ pub(super) struct ClientSink<'a, 'b> {
     stream: StreamKey,
     has_room: bool,
     max_queued: usize,
-    max_written: usize,
+    upstream_limit: usize,
     out: &'a mut LinkOutbox<'b>,
     wire: &'a mut Wire,
     sent: u64,
@@ -91,7 +91,7 @@ impl Sink for ClientSink<'_, '_> {
     }
 
     fn upstream_limit(&self) -> usize {
-        self.max_written
+        self.upstream_limit
     }
 
     fn keeps_boundaries(&self) -> bool {

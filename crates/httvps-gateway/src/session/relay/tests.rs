@@ -294,7 +294,7 @@ async fn a_turn_hands_no_more_to_the_upstream_than_its_limit() {
     let (mut relay, mut target, now) = wired(1 << 20);
     let mut client = Client { room: 9, upstream_limit: 2 * PART, ..Client::default() };
     for _ in 0..4 {
-        relay.handle_data(&[7; PART], now, &mut client);
+        relay.handle_data(&vec![7; PART], now, &mut client);
     }
     relay.poll(now, &mut client);
     assert_eq!(relay.waiting_bytes(), 2 * PART);
