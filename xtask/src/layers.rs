@@ -8,17 +8,19 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("httvps-proto", &[]),
     ("httvps-text", &[]),
-    ("httvps-transport", &["httvps-text"]),
+    ("httvps-tls", &["httvps-text"]),
+    ("httvps-transport", &["httvps-tls"]),
     ("httvps-shadowsocks", &["httvps-proto"]),
     ("httvps-proxies", &["httvps-proto"]),
     ("httvps-resolve", &[]),
     ("httvps-upstream", &["httvps-proto", "httvps-resolve"]),
-    ("httvps-mux", &["httvps-proto", "httvps-transport"]),
+    ("httvps-mux", &["httvps-proto", "httvps-tls", "httvps-transport"]),
     (
         "httvps-gateway",
         &[
             "httvps-proto",
             "httvps-text",
+            "httvps-tls",
             "httvps-transport",
             "httvps-shadowsocks",
             "httvps-proxies",
@@ -29,7 +31,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "httvps-client",
-        &["httvps-proto", "httvps-text", "httvps-transport", "httvps-resolve", "httvps-mux"],
+        &[
+            "httvps-proto",
+            "httvps-text",
+            "httvps-tls",
+            "httvps-transport",
+            "httvps-resolve",
+            "httvps-mux",
+        ],
     ),
     ("httvps-backend", &["httvps-proto", "httvps-text"]),
     (
@@ -41,6 +50,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &[
             "httvps-proto",
             "httvps-text",
+            "httvps-tls",
             "httvps-transport",
             "httvps-upstream",
             "httvps-mux",
@@ -55,6 +65,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "httvps-fuzz",
         &[
             "httvps-proto",
+            "httvps-tls",
             "httvps-transport",
             "httvps-shadowsocks",
             "httvps-proxies",

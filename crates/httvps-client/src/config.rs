@@ -1,7 +1,7 @@
 //! What a client needs to know.
 
 use crate::{ConnectError, GatewayUrl, RequestHeader, Secret};
-use httvps_transport::tls::{ClientTls, Roots, read_authorities};
+use httvps_tls::{ClientTls, Roots, read_authorities};
 use rustls_pki_types::CertificateDer;
 use std::path::Path;
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use httvps_mux::{ConnectionEnd, HelloError, StreamFailure};
 use httvps_proto::TargetError;
-use httvps_transport::tls::{CertificateFault, TlsError, certificate_fault};
+use httvps_tls::{CertificateFault, TlsError, certificate_fault};
 use httvps_transport::ws::handshake::HandshakeError;
 use std::fmt;
 use std::io;

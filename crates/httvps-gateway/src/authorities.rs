@@ -1,6 +1,6 @@
 //! The TLS of the gateway as a client: whom it trusts, and what is wrong with those it does not.
 
-use httvps_transport::tls::{
+use httvps_tls::{
     CertificateFault, ClientTls, Roots, certificate_fault, read_authorities, trusting,
     without_post_quantum,
 };

@@ -11,7 +11,7 @@ use crate::overload::DescriptorReserve;
 use crate::registry::Registry;
 use crate::session::Crowd;
 use httvps_proto::{Bucket, Limits, v2};
-use httvps_transport::tls::ServerTls;
+use httvps_tls::ServerTls;
 use httvps_upstream::Connector;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -6,7 +6,7 @@ use crate::http_connection::{self, End, finish};
 use crate::metrics::{Limit, MissingUpgrade};
 use bytes::Bytes;
 use http_body_util::Full;
-use httvps_transport::tls::TlsStream;
+use httvps_tls::TlsStream;
 use httvps_transport::ws::handshake::{self, Rejection};
 use hyper::body::Incoming;
 use hyper::header::{

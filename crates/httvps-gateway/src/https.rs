@@ -2,7 +2,7 @@
 
 use crate::authorities::TlsConfigs;
 use crate::dial::Dial;
-use httvps_transport::tls::{KeyShares, server_name};
+use httvps_tls::{KeyShares, server_name};
 use hyper::Uri;
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;

@@ -2,7 +2,7 @@
 
 use httvps_proto::v2::HEADER;
 use httvps_proto::{KeepAlive, KeepAliveAction, Outbox};
-use httvps_transport::tls::SEGMENT_PLAIN;
+use httvps_tls::SEGMENT_PLAIN;
 use httvps_transport::ws::{self, CloseCode, Event, Kind, WebSocket};
 use std::cell::RefCell;
 use std::task::{Context, Poll};

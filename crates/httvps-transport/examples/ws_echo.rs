@@ -12,8 +12,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http_body_util::Empty;
+use httvps_tls::{CertSource, ServerTls, TlsStream};
 use httvps_transport::socket::{self, Bind};
-use httvps_transport::tls::{CertSource, ServerTls, TlsStream};
 use httvps_transport::ws::{self, Event, Limits, Role, WebSocket, handshake};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};

@@ -1,28 +1,19 @@
 //! Buffers that belong to a worker thread and are lent to connections while bytes move.
 //!
-//! Three kinds: *areas* for TLS records, which a connection holds across polls only while they are
-//! in use, *stores* for WebSocket messages that arrive, and growable *buffers* for those that
-//! leave, both held across polls only while they are not empty. Bounds per thread for what nobody
-//! has borrowed: [`AREAS`] areas of [`AREA_LEN`], and [`POOLED`] stores and as many buffers of at
-//! most [`RESERVED`] each, most of which have seen [`POOLED_FILL`] bytes at the most.
+//! Two kinds: *stores* for WebSocket messages that arrive, and growable *buffers* for those that leave, both held
+//! across polls only while they are not empty. Bounds per thread for what no connection has borrowed: [`POOLED`]
+//! stores and as many buffers of at most [`RESERVED`] each, most of which have seen [`POOLED_FILL`] bytes at most.
 
 use std::cell::RefCell;
 use std::thread::LocalKey;
 
-/// Bytes moved by one read or one write at the most.
+/// Bytes moved by one read or one write at most.
 pub(crate) const BULK: usize = 128 * 1024;
-
-/// Length of an area: eight of the largest records that a peer may send (16,413 bytes each), or
-/// [`BULK`] bytes sealed, with a key update before each of their records.
-pub(crate) const AREA_LEN: usize = BULK + 2 * 1024;
-
-/// Areas kept per thread.
-const AREAS: usize = 8;
 
 /// Bytes of a pooled buffer that are filled in the usual case, so that few of its pages are touched.
 pub(crate) const POOLED_FILL: usize = 2 * BULK;
 
-/// Capacity reserved for every area and every fresh store or buffer. Only the touched part of it is
+/// Capacity reserved for every fresh store or buffer. Only the touched part of it is
 /// memory. An allocator that sorts blocks by size (mimalloc: those up to 512 KiB, by eights and
 /// more) keeps all of a page of such blocks while one of them is in use; larger ones go back to the
 /// kernel one by one, whichever thread frees them.
@@ -34,7 +25,6 @@ const POOLED: usize = 8;
 type Pool = RefCell<Vec<Vec<u8>>>;
 
 thread_local! {
-    static AREA_POOL: Pool = const { RefCell::new(Vec::new()) };
     static STORE_POOL: Pool = const { RefCell::new(Vec::new()) };
     static BUFFER_POOL: Pool = const { RefCell::new(Vec::new()) };
 }
@@ -52,24 +42,6 @@ fn push(pool: &'static LocalKey<Pool>, most: usize, returned: Vec<u8>) {
             pool.push(returned);
         }
     });
-}
-
-/// Takes an area: [`AREA_LEN`] bytes, left over from earlier uses.
-pub(crate) fn take_area() -> Vec<u8> {
-    pop(&AREA_POOL).unwrap_or_else(fresh_area)
-}
-
-fn fresh_area() -> Vec<u8> {
-    let mut area = Vec::with_capacity(RESERVED);
-    area.resize(AREA_LEN, 0);
-    area
-}
-
-/// Gives an area back. One too many is freed, and so is what is no area.
-pub(crate) fn give_back_area(area: Vec<u8>) {
-    if area.len() == AREA_LEN {
-        push(&AREA_POOL, AREAS, area);
-    }
 }
 
 /// Takes a store: [`RESERVED`] bytes, [`POOLED_FILL`] of which should be used. As many bytes as it
@@ -120,24 +92,6 @@ pub(crate) fn is_in_use(held: usize, capacity: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_area_returns_to_its_thread_and_few_are_kept() {
-        let first = take_area();
-        let address = first.as_ptr();
-        let second = take_area();
-        assert_ne!(second.as_ptr(), address);
-        assert_eq!(second.len(), AREA_LEN);
-        give_back_area(second);
-        give_back_area(first);
-        let again = take_area();
-        assert_eq!(again.as_ptr(), address);
-        for _ in 0..AREAS * 2 {
-            give_back_area(vec![0; AREA_LEN]);
-        }
-        give_back_area(vec![0; AREA_LEN - 1]);
-        AREA_POOL.with(|pool| assert_eq!(pool.borrow().len(), AREAS));
-    }
 
     #[test]
     fn the_pool_keeps_few_buffers_of_bounded_size() {

@@ -8,8 +8,8 @@
 use super::behaviour;
 use super::pieces::{Pieces, read_all};
 use crate::run::Decoder;
-use httvps_transport::tls::fuzzing::{Format, Peer, start_over};
-use httvps_transport::tls::{CertSource, ClientTls, Roots, ServerTls, TlsStream, server_name};
+use httvps_tls::fuzzing::{Format, Peer, start_over};
+use httvps_tls::{CertSource, ClientTls, Roots, ServerTls, TlsStream, server_name};
 use tokio::io::DuplexStream;
 
 /// Content types of records.

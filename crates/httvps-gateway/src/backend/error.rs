@@ -1,7 +1,7 @@
 //! Why the backend gave no verdict, in words for the operator.
 
 use httvps_resolve::ResolveError;
-use httvps_transport::tls::{CertificateFault, certificate_fault};
+use httvps_tls::{CertificateFault, certificate_fault};
 use hyper_util::client::legacy::Error as HttpError;
 use rustls::Error as TlsError;
 use serde::de::DeserializeOwned;

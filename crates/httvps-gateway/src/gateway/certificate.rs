@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::metrics::ReloadResult;
-use httvps_transport::tls::ReloadOutcome;
+use httvps_tls::ReloadOutcome;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;

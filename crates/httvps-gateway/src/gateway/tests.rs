@@ -5,7 +5,7 @@ use crate::config::Sources;
 use httvps_proto::v2::{self, Frame, Frames, Side};
 use httvps_testkit::backend::{Answer, ScriptedBackend};
 use httvps_testkit::certificates;
-use httvps_transport::tls::{CertificateDer, ClientTls, Roots, TlsStream, server_name};
+use httvps_tls::{CertificateDer, ClientTls, Roots, TlsStream, server_name};
 use httvps_transport::ws::{self, Event, Kind, Role, WebSocket};
 use httvps_upstream::{Addresses, BoxFuture, Connector, Fake, LookupShare, Resolve, ResolveError};
 use std::future::poll_fn;

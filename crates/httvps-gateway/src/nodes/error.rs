@@ -3,7 +3,7 @@
 use crate::authorities;
 use crate::metrics::NodeProbe;
 use httvps_shadowsocks::Error as ShadowsocksError;
-use httvps_transport::tls::{CertificateFault, TlsError, certificate_fault};
+use httvps_tls::{CertificateFault, TlsError, certificate_fault};
 use httvps_upstream::ConnectError;
 use std::fmt;
 use std::io;

@@ -8,7 +8,7 @@ use crate::https::Https;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use httvps_shadowsocks::AccessKey;
-use httvps_transport::tls::CertificateFault;
+use httvps_tls::CertificateFault;
 use hyper::Request;
 use hyper::header::{ACCEPT, HeaderValue, USER_AGENT};
 use hyper_util::client::legacy::Client;

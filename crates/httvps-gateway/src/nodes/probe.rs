@@ -190,7 +190,7 @@ mod tests {
     use crate::nodes::assignment::Assignment;
     use crate::nodes::health::{Health, State, Thresholds};
     use crate::nodes::session;
-    use httvps_transport::tls::CertificateFault;
+    use httvps_tls::CertificateFault;
 
     const COOLDOWN: Duration = Duration::from_secs(5);
     const FAST: Duration = Duration::from_millis(20);

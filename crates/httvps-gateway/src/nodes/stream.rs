@@ -1,7 +1,7 @@
 //! A stream by way of a node, and what it tells of the node.
 
 use super::assignment::Assignment;
-use httvps_transport::tls::TlsStream;
+use httvps_tls::TlsStream;
 use httvps_upstream::ByteStream;
 use std::future::Future;
 use std::io;

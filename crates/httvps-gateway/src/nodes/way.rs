@@ -7,7 +7,7 @@ use crate::authorities;
 use httvps_proto::{Host, Target};
 use httvps_proxies::{Kind, ProxyKey};
 use httvps_shadowsocks::Client;
-use httvps_transport::tls::{CertificateFault, ClientTls, TlsStream, server_name};
+use httvps_tls::{CertificateFault, ClientTls, TlsStream, server_name};
 use httvps_upstream::{ConnectError, DatagramSocket, Direct, EgressPolicy, Source, SystemResolver};
 use ipnet::IpNet;
 use std::net::IpAddr;

@@ -13,7 +13,7 @@ use crate::nodes::Assigned;
 use crate::registry::{NoPlace, Order};
 use httvps_mux::{Link, LinkError, LinkTiming};
 use httvps_proto::{CloseCause, ErrorCode, Input, Session, Verdict};
-use httvps_transport::tls::TlsStream;
+use httvps_tls::TlsStream;
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind, WebSocket};
 use std::future::poll_fn;

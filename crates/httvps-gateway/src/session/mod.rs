@@ -17,7 +17,7 @@ pub(crate) use active::Crowd;
 pub(crate) use hello::{Arrival, begin};
 
 use httvps_mux::Link;
-use httvps_transport::tls::TlsStream;
+use httvps_tls::TlsStream;
 use tokio::net::TcpStream;
 
 /// The link that the gateway's sessions run over.

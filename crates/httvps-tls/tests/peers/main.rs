@@ -5,4 +5,3 @@
 mod pki;
 mod records;
 mod tls;
-mod websocket;

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::pin::Pin;
 use std::task::Poll;
 
-use httvps_transport::tls::{ClientTls, ReloadOutcome, Roots, TlsError, TlsStream, server_name};
+use httvps_tls::{ClientTls, ReloadOutcome, Roots, TlsError, TlsStream, server_name};
 use proptest::prelude::*;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{
@@ -16,7 +16,7 @@ use crate::pki::Pki;
 
 type Ours = TlsStream<DuplexStream>;
 
-pub(crate) fn localhost() -> httvps_transport::tls::ServerName<'static> {
+pub(crate) fn localhost() -> httvps_tls::ServerName<'static> {
     server_name("localhost").unwrap()
 }
 

@@ -6,6 +6,7 @@
 //! AEAD; the hybrid key exchange X25519MLKEM768 is preferred and the classic groups stay on
 //! offer. ALPN is `http/1.1`. Resumption is by tickets; the server keeps no session cache.
 
+mod buffers;
 mod certificate;
 mod client;
 mod engine;
@@ -25,6 +26,7 @@ mod session;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod verifier;
 
 pub use certificate::{CertError, CertSource, ReloadOutcome};
@@ -37,7 +39,12 @@ pub use pem::{PemError, read_authorities};
 pub use rustls_pki_types::{CertificateDer, ServerName};
 pub use server::ServerTls;
 pub use stream::{SEGMENT_PLAIN, TlsStream};
+pub use turn::give_way;
 pub use verifier::trusting;
+
+/// The name under which tests that are shared with the outside know this crate.
+#[cfg(test)]
+extern crate self as httvps_tls;
 
 use std::sync::{Arc, LazyLock};
 

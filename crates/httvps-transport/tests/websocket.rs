@@ -1,5 +1,7 @@
 //! `WebSocket` against tokio-tungstenite, in both roles, and against hostile peers.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a test ends the test")]
+
 use std::future::poll_fn;
 use std::task::Poll;
 

@@ -14,7 +14,7 @@ use super::{SEGMENT_PLAIN, TlsStream, server_name};
 use crate::buffers::AREA_LEN;
 
 #[allow(dead_code, reason = "shared with the tests against other implementations")]
-#[path = "../../tests/peers/pki.rs"]
+#[path = "../tests/peers/pki.rs"]
 mod pki;
 
 use pki::Pki;
