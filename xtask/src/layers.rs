@@ -9,6 +9,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("httvps-proto", &[]),
     ("httvps-text", &[]),
     ("httvps-tls", &["httvps-text"]),
+    ("httvps-telemetry", &["httvps-proto"]),
+    ("httvps-config", &["httvps-proto", "httvps-text", "httvps-telemetry"]),
     ("httvps-transport", &["httvps-tls"]),
     ("httvps-shadowsocks", &["httvps-proto"]),
     ("httvps-proxies", &["httvps-proto"]),
@@ -18,6 +20,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "httvps-gateway",
         &[
+            "httvps-config",
+            "httvps-telemetry",
             "httvps-proto",
             "httvps-text",
             "httvps-tls",
@@ -48,6 +52,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "httvps",
         &[
+            "httvps-config",
+            "httvps-telemetry",
             "httvps-proto",
             "httvps-text",
             "httvps-tls",
@@ -64,6 +70,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "httvps-fuzz",
         &[
+            "httvps-config",
             "httvps-proto",
             "httvps-tls",
             "httvps-transport",
@@ -73,7 +80,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "httvps-gateway",
         ],
     ),
-    ("xtask", &["httvps-proto", "httvps-gateway"]),
+    ("xtask", &["httvps-proto", "httvps-config", "httvps-telemetry"]),
 ];
 
 /// What any crate may depend on for its tests, besides what it may depend on anyway.

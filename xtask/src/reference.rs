@@ -1,6 +1,6 @@
 //! The pages that are written from tables in the code.
 
-use httvps_gateway::{config, metrics};
+use httvps_telemetry::metrics;
 use std::fs;
 use std::path::Path;
 
@@ -9,10 +9,10 @@ type Page = (&'static str, fn() -> String);
 
 /// Every generated file.
 const PAGES: &[Page] = &[
-    ("docs/reference/settings.md", config::reference_markdown),
+    ("docs/reference/settings.md", httvps_config::reference_markdown),
     ("docs/reference/metrics.md", metrics::reference_markdown),
     ("docs/reference/codes.md", httvps_proto::reference::codes_markdown),
-    ("config/example-config.yaml", config::example_yaml),
+    ("config/example-config.yaml", httvps_config::example_yaml),
 ];
 
 /// Writes every page that is not as it should be.

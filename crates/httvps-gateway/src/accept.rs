@@ -2,9 +2,9 @@
 
 use crate::context::{Context, HalfOpen};
 use crate::http::{self, Ended};
-use crate::metrics::{HandshakePhase, Limit};
 use crate::session::{self, Arrival};
 use futures_util::future::Abortable;
+use httvps_telemetry::metrics::{HandshakePhase, Limit};
 use httvps_tls::{TlsError, TlsStream};
 use httvps_transport::socket::suit_peer;
 use httvps_transport::ws::{self, Role, WebSocket};

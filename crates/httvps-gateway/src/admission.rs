@@ -1,8 +1,8 @@
 //! Who may begin a handshake, and who goes when there is no room for all.
 
-use crate::metrics::{Limit, Metrics};
 use crate::source::{Source, SourceCounts};
 use futures_util::future::{AbortHandle, AbortRegistration};
+use httvps_telemetry::metrics::{Limit, Metrics};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -2,15 +2,15 @@
 
 use crate::admission::{Admission, Bounds};
 use crate::backend::BackendClient;
-use crate::config::Config;
 use crate::device::DeviceLimits;
 use crate::memory_budget::MemoryBudget;
-use crate::metrics::Metrics;
 use crate::nodes::{Outline, OutlineSetup};
 use crate::overload::DescriptorReserve;
 use crate::registry::Registry;
 use crate::session::Crowd;
+use httvps_config::Config;
 use httvps_proto::{Bucket, Limits, v2};
+use httvps_telemetry::metrics::Metrics;
 use httvps_tls::ServerTls;
 use httvps_upstream::Connector;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,9 +1,9 @@
 //! What the sessions of one device share, and how much of what all share they may have.
 
-use crate::config::Config;
-use crate::metrics::Limit;
 use crate::registry::Registry;
+use httvps_config::Config;
 use httvps_proto::{Bucket, StreamRefusal, v2};
+use httvps_telemetry::metrics::Limit;
 use httvps_upstream::LookupShare;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -4,15 +4,15 @@ mod certificate;
 
 use crate::accept::accept;
 use crate::backend::{BackendClient, BackendSettings, BackendSetupError};
-use crate::config::{Config, ListenAddr, ListenHost, UpstreamMode};
 use crate::context::{Context, Parts, WayOut, WayOutSetup};
 use crate::http::serve_admin;
 use crate::memory_budget::MemoryBudget;
-use crate::metrics::{Limit, Metrics};
 use crate::nodes::OutlineSetup;
 use crate::overload::{DescriptorReserve, raise_descriptor_limit, watch_memory};
 use crate::registry::Order;
+use httvps_config::{Config, ListenAddr, ListenHost, UpstreamMode};
 use httvps_resolve::{Resolve, SystemResolver};
+use httvps_telemetry::metrics::{Limit, Metrics};
 use httvps_tls::{CertError, CertFacts, CertSource, ServerTls};
 use httvps_transport::socket::{self, Bind};
 use httvps_upstream::{Direct, EgressPolicy, Fake, OwnAddresses, Source, SourceError};

@@ -3,9 +3,9 @@
 use crate::admission::HalfOpen;
 use crate::context::Context;
 use crate::http_connection::{self, End, finish};
-use crate::metrics::{Limit, MissingUpgrade};
 use bytes::Bytes;
 use http_body_util::Full;
+use httvps_telemetry::metrics::{Limit, MissingUpgrade};
 use httvps_tls::TlsStream;
 use httvps_transport::ws::handshake::{self, Rejection};
 use hyper::body::Incoming;

@@ -1,4 +1,4 @@
-//! The httvps gateway as a library: configuration, accept, authentication, relay, telemetry, drain.
+//! The httvps gateway as a library: accept, authentication, relay, drain.
 //!
 //! The way of a connection: [`accept`](Gateway) → TLS → HTTP → WebSocket → `hello` → the backend's
 //! verdict → a session that relays streams to upstreams. One task takes a connection to its verdict
@@ -8,7 +8,6 @@ mod accept;
 mod admission;
 mod authorities;
 pub mod backend;
-pub mod config;
 mod context;
 mod device;
 mod dial;
@@ -16,9 +15,7 @@ mod gateway;
 mod http;
 mod http_connection;
 mod https;
-pub mod log;
 mod memory_budget;
-pub mod metrics;
 pub mod nodes;
 mod overload;
 mod registry;

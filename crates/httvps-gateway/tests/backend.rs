@@ -1,10 +1,10 @@
 //! The backend client against a real HTTP process that answers in every way a backend can.
 
+use httvps_config::Secret;
 use httvps_gateway::backend::{
     Asker, AssignOutlineResult, BackendClient, BackendError, BackendSettings, ValidateDeviceResult,
 };
-use httvps_gateway::config::Secret;
-use httvps_gateway::metrics::Metrics;
+use httvps_telemetry::metrics::Metrics;
 use httvps_testkit::backend::{Answer, ScriptedBackend};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -78,7 +78,7 @@ async fn only_a_clear_yes_lets_a_device_in_and_every_failure_has_its_code() {
     ] {
         backend.set(answer.clone());
         let error = ask(&client, "dev").await.unwrap_err();
-        assert_eq!(error.code(), code, "{answer:?}");
+        assert_eq!(error.code().as_str(), code, "{answer:?}");
     }
     backend.set(Answer::Allow);
     assert!(ask(&client, "dev").await.unwrap().allowed, "it recovers by itself");
@@ -192,7 +192,7 @@ async fn an_assignment_has_the_bounds_of_a_verdict_and_a_breaker_of_its_own() {
         (Answer::CloseWithoutAnswer, "broken"),
     ] {
         backend.set(answer);
-        assert_eq!(assign().await.unwrap_err().code(), code);
+        assert_eq!(assign().await.unwrap_err().code().as_str(), code);
     }
     backend.set(Answer::Allow);
     assert_eq!(assign().await.unwrap_err(), BackendError::CircuitOpen);
@@ -376,7 +376,7 @@ async fn interim_answers_without_end_are_bounded() {
     let client = client(&settings);
     assert!(ask(&client, "dev").await.unwrap().allowed, "a few are nothing");
     let error = ask(&client, "dev").await.unwrap_err();
-    assert_eq!(error.code(), "broken");
+    assert_eq!(error.code().as_str(), "broken");
     assert!(error.problem().unwrap().contains("interim"), "{error:?}");
     // What the kernels of both ends hold comes on top of what was read.
     assert!(sent.load(Ordering::SeqCst) < 64 * 1024 * 1024);

@@ -20,7 +20,7 @@ use httvps_backend::{
     Backend, Device, EndChange, FileError, GatewaySecret, NewDevice, ServeOptions, Store,
     StoreError, SubscriptionEnd, Token, serve,
 };
-use httvps_gateway::log;
+use httvps_telemetry::log;
 use httvps_text::{TextError, without_mark_str};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;

@@ -11,9 +11,9 @@ use httvps_client::proxy::{self, Accept};
 use httvps_client::{
     Bind, Client, Config as ClientConfig, GatewayUrl, Open, Secret, Target, Trust,
 };
-use httvps_gateway::config::{Config as GatewayConfig, Sources};
-use httvps_gateway::log::{self, LogFormat, LogLevel};
+use httvps_config::{Config as GatewayConfig, Sources};
 use httvps_gateway::{Gateway, Signals, StartError};
+use httvps_telemetry::log::{self, LogFormat, LogLevel};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

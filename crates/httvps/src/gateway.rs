@@ -3,8 +3,9 @@
 use crate::print::{self, fail};
 use crate::signals;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use httvps_gateway::config::{Config, Sources, clap_args};
-use httvps_gateway::{Gateway, MemoryBudget, log};
+use httvps_config::{Config, Sources, clap_args};
+use httvps_gateway::{Gateway, MemoryBudget};
+use httvps_telemetry::log;
 use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::SystemTime;

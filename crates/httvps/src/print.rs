@@ -4,7 +4,7 @@
 //! full disk), and a panic ends the task that says something. Here a failure is lost or returned.
 //! Whatever would control a terminal is shown escaped, since words may come from a peer.
 
-use httvps_gateway::log::controls_terminal;
+use httvps_telemetry::log::controls_terminal;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 use std::process::ExitCode;

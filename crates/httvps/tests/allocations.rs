@@ -11,7 +11,7 @@
 use counting::Counter;
 use httvps_client::proxy::Accept;
 use httvps_client::{Bind, Client, Config, Secret, Trust, forward};
-use httvps_gateway::config::{Config as GatewayConfig, Sources};
+use httvps_config::{Config as GatewayConfig, Sources};
 use httvps_gateway::{Gateway, Signals};
 use httvps_testkit::backend::{Answer, ScriptedBackend};
 use httvps_testkit::certificates;

@@ -2,7 +2,7 @@
 
 use super::{behaviour, choice, seeds};
 use crate::run::Decoder;
-use httvps_gateway::config::{Config, SETTINGS, Sources, fuzzing};
+use httvps_config::{Config, SETTINGS, Sources, fuzzing};
 
 /// The first byte chooses: the rest is the text of a YAML file, or lines NAME=VALUE. Values that are
 /// taken can be shown, and what is shown of a secret is not the secret.

@@ -1,7 +1,7 @@
 //! Reading what the backend answered to `assign-outline`.
 
 use super::error::{BackendError, parse};
-use crate::config::Secret;
+use httvps_config::Secret;
 use serde::Deserialize;
 
 /// What the backend says of the node for a session.

@@ -1,6 +1,7 @@
 //! Why the backend gave no verdict, in words for the operator.
 
 use httvps_resolve::ResolveError;
+use httvps_telemetry::metrics::BackendErrorCode;
 use httvps_tls::{CertificateFault, certificate_fault};
 use hyper_util::client::legacy::Error as HttpError;
 use rustls::Error as TlsError;
@@ -39,21 +40,6 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// All values of [`Self::code`].
-    pub const CODES: [&'static str; 11] = [
-        "timeout",
-        "unreachable",
-        "broken",
-        "http_5xx",
-        "http_4xx",
-        "http_3xx",
-        "http_other",
-        "bad_body",
-        "body_too_large",
-        "circuit_open",
-        "busy",
-    ];
-
     /// Whether it says that the backend is down, rather than that it dislikes the question.
     pub(super) const fn is_outage(self) -> bool {
         matches!(
@@ -63,19 +49,19 @@ impl BackendError {
     }
 
     /// The label `code` of `httvps_gateway_backend_errors_total`.
-    pub const fn code(self) -> &'static str {
+    pub const fn code(self) -> BackendErrorCode {
         match self {
-            Self::Timeout => "timeout",
-            Self::Unreachable(_) => "unreachable",
-            Self::Broken(_) => "broken",
-            Self::Status(500..=599) => "http_5xx",
-            Self::Status(400..=499) => "http_4xx",
-            Self::Status(300..=399) => "http_3xx",
-            Self::Status(_) => "http_other",
-            Self::BadBody { .. } => "bad_body",
-            Self::BodyTooLarge { .. } => "body_too_large",
-            Self::CircuitOpen => "circuit_open",
-            Self::Busy => "busy",
+            Self::Timeout => BackendErrorCode::Timeout,
+            Self::Unreachable(_) => BackendErrorCode::Unreachable,
+            Self::Broken(_) => BackendErrorCode::Broken,
+            Self::Status(500..=599) => BackendErrorCode::Http5xx,
+            Self::Status(400..=499) => BackendErrorCode::Http4xx,
+            Self::Status(300..=399) => BackendErrorCode::Http3xx,
+            Self::Status(_) => BackendErrorCode::HttpOther,
+            Self::BadBody { .. } => BackendErrorCode::BadBody,
+            Self::BodyTooLarge { .. } => BackendErrorCode::BodyTooLarge,
+            Self::CircuitOpen => BackendErrorCode::CircuitOpen,
+            Self::Busy => BackendErrorCode::Busy,
         }
     }
 

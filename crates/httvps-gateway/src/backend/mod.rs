@@ -14,17 +14,17 @@ pub use assignment::{AssignOutlineResult, OutlineKey, OutlineNode};
 pub use error::BackendError;
 
 use crate::authorities;
-use crate::config::Secret;
 use crate::dial::Dial;
 use crate::https::Https;
-use crate::metrics::{Limit, Metrics};
 use crate::source::Source;
 use breaker::{Blame, Breaker};
 use bytes::Bytes;
 use connection::Bounds;
 use exchange::{Answer, Connections, Failure, Keeping, Question};
 use http_body_util::Full;
+use httvps_config::Secret;
 use httvps_proto::Bucket;
+use httvps_telemetry::metrics::{Limit, Metrics};
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Uri};
 use pace::Pace;
@@ -239,7 +239,7 @@ impl BackendClient {
                 let failed =
                     |breaker: &mut Breaker| breaker.handle_failure(source.party(), *blame, now);
                 if endpoint.with_breaker(failed) {
-                    let (code, path) = (error.code(), endpoint.uri.path());
+                    let (code, path) = (error.code().as_str(), endpoint.uri.path());
                     tracing::error!(
                         code,
                         path,
@@ -265,7 +265,7 @@ impl BackendClient {
         if lock(&self.log_budget).try_take(Instant::now()) {
             tracing::warn!(
                 device_id = asker.device_id,
-                code = error.code(),
+                code = error.code().as_str(),
                 status = error.status(),
                 path = endpoint.uri.path(),
                 problem = error.problem(),

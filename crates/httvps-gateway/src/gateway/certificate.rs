@@ -1,7 +1,7 @@
 //! The certificate while the gateway serves: read again, and its dates watched.
 
 use crate::context::Context;
-use crate::metrics::ReloadResult;
+use httvps_telemetry::metrics::ReloadResult;
 use httvps_tls::ReloadOutcome;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -1,7 +1,7 @@
 //! Whole sessions over loopback, with a way out of the test's own.
 
 use super::*;
-use crate::config::Sources;
+use httvps_config::Sources;
 use httvps_proto::v2::{self, Frame, Frames, Side};
 use httvps_testkit::backend::{Answer, ScriptedBackend};
 use httvps_testkit::certificates;

@@ -1,8 +1,8 @@
 //! Why a node did not do what was asked of it.
 
 use crate::authorities;
-use crate::metrics::NodeProbe;
 use httvps_shadowsocks::Error as ShadowsocksError;
+use httvps_telemetry::metrics::NodeProbe;
 use httvps_tls::{CertificateFault, TlsError, certificate_fault};
 use httvps_upstream::ConnectError;
 use std::fmt;

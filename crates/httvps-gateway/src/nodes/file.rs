@@ -2,7 +2,7 @@
 
 use super::key::KeySource;
 use crate::backend::OutlineNode;
-use crate::config::Secret;
+use httvps_config::Secret;
 use serde::Deserialize;
 use serde_saphyr::{Error as YamlError, Spanned};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! A key as it stands in a configuration: itself, or where to fetch it.
 
 use crate::backend::OutlineKey;
-use crate::config::Secret;
+use httvps_config::Secret;
 use httvps_proto::{Target, TargetError};
 use httvps_proxies::ProxyKey;
 use httvps_shadowsocks::{AccessKey, Cipher, KeyError};
@@ -200,7 +200,7 @@ impl std::error::Error for KeyProblem {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Secret;
+    use httvps_config::Secret;
 
     const STATIC: &str = "ss://Y2hhY2hhMjAtaWV0Zi1wb2x5MTMwNTpodW50ZXIy@192.0.2.1:8388/?outline=1";
 

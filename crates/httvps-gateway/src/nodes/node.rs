@@ -2,8 +2,8 @@
 
 use super::health::{Health, Pass, State, Thresholds};
 use super::way::Way;
-use crate::metrics::{NodeDial, NodeMetrics, NodeProbe};
 use arc_swap::ArcSwapOption;
+use httvps_telemetry::metrics::{NodeDial, NodeMetrics, NodeProbe};
 use httvps_upstream::ConnectError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,8 +5,8 @@ use super::fetch::AGENT;
 use super::node::{Node, Permit};
 use super::outline::Outline;
 use super::way::{Dialer, Way};
-use crate::metrics::NodeProbe;
 use httvps_proto::Target;
+use httvps_telemetry::metrics::NodeProbe;
 use httvps_upstream::{ConnectError, DatagramSocket};
 use std::future::poll_fn;
 use std::sync::{Arc, Weak};
@@ -186,10 +186,10 @@ fn judge(node: &Node, permit: Permit, result: &Result<Exchange, NodeError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Metrics;
     use crate::nodes::assignment::Assignment;
     use crate::nodes::health::{Health, State, Thresholds};
     use crate::nodes::session;
+    use httvps_telemetry::metrics::Metrics;
     use httvps_tls::CertificateFault;
 
     const COOLDOWN: Duration = Duration::from_secs(5);

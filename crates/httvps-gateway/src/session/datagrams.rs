@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::io::ReadBuf;
 
-use crate::metrics::Direction;
+use httvps_telemetry::metrics::Direction;
 
 /// Payload bytes that one queue of a stream may hold, if its session holds little else.
 const MAX_QUEUE_BYTES: usize = 256 * 1024;

@@ -4,15 +4,15 @@ use super::ClientLink;
 use super::active::{Active, Entry};
 use super::closing::close;
 use crate::backend::Asker;
-use crate::config::Secret;
 use crate::context::{Context as Gateway, HalfOpen, WayOut};
-use crate::metrics::{
-    ClientErrorCode, HandshakePhase, HandshakeResult, Limit, OpenConnection, RefusalReason,
-};
 use crate::nodes::Assigned;
 use crate::registry::{NoPlace, Order};
+use httvps_config::Secret;
 use httvps_mux::{Link, LinkError, LinkTiming};
 use httvps_proto::{CloseCause, ErrorCode, Input, Session, Verdict};
+use httvps_telemetry::metrics::{
+    ClientErrorCode, HandshakePhase, HandshakeResult, Limit, OpenConnection, RefusalReason,
+};
 use httvps_tls::TlsStream;
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind, WebSocket};

@@ -4,7 +4,7 @@ use super::nodes;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 use httvps_backend::{DeviceId, SubscriptionEnd, SubscriptionStatus};
-use httvps_gateway::log::{LogFormat, LogLevel};
+use httvps_telemetry::log::{LogFormat, LogLevel};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\

@@ -3,14 +3,14 @@
 use super::copies::Copies;
 use super::{Outline, lock};
 use crate::backend::OutlineNode;
-use crate::config::Config;
-use crate::metrics::Metrics;
 use crate::nodes::assignment::OwnWay;
 use crate::nodes::fetch::Fetcher;
 use crate::nodes::key::{KeyProblem, KeySource, KeyUrl};
 use crate::nodes::node::Node;
 use crate::nodes::way::Way;
+use httvps_config::Config;
 use httvps_shadowsocks::{AccessKey, Client};
+use httvps_telemetry::metrics::Metrics;
 use httvps_upstream::BoxFuture;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

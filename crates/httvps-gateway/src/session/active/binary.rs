@@ -4,9 +4,9 @@ use super::super::relay::Waits;
 use super::super::wire::Wire;
 use super::to_client::ToClient;
 use super::{Active, SCRATCH};
-use crate::metrics::{ClientErrorCode, Limit, SessionEnd};
 use httvps_proto::v2::{Event, Frames, Kind, ResetCode, Side, Violation};
 use httvps_proto::{ErrorCode, StreamKey};
+use httvps_telemetry::metrics::{ClientErrorCode, Limit, SessionEnd};
 use httvps_transport::ws::CloseCode;
 use std::time::Instant;
 

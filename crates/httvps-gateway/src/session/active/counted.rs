@@ -1,6 +1,6 @@
 //! The gauges of one session.
 
-use crate::metrics::Metrics;
+use httvps_telemetry::metrics::Metrics;
 
 /// Counts the session, and what waits in it, for as long as it is there, also when a panic unwinds its
 /// task.

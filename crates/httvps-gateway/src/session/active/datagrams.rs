@@ -4,9 +4,9 @@ use super::super::ClientLink;
 use super::super::datagrams::{Datagrams, Way, idle_timeout};
 use super::super::wire::Wire;
 use super::Active;
-use crate::metrics::{Direction, Limit, Metrics, SessionEnd};
 use httvps_proto::StreamKey;
 use httvps_proto::v2::ResetCode;
+use httvps_telemetry::metrics::{Direction, Limit, Metrics, SessionEnd};
 use httvps_upstream::OpenRequest;
 use std::time::Instant;
 

@@ -3,9 +3,9 @@
 use super::super::datagrams::Datagrams;
 use super::super::relay::{Load, Relay};
 use crate::device::StreamPlace;
-use crate::metrics::{Limit, Metrics};
 use httvps_mux::{Pace, StreamWaker};
 use httvps_proto::{StreamEnd, StreamKey};
+use httvps_telemetry::metrics::{Limit, Metrics};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 

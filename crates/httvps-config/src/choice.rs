@@ -1,7 +1,7 @@
 //! Settings that are one of a few words.
 
 use super::kind::Kind;
-use crate::log::{LogFormat, LogLevel};
+use httvps_telemetry::log::{LogFormat, LogLevel};
 use std::fmt;
 
 /// What `upstream_mode` may be: where the streams of this gateway go.

@@ -133,3 +133,11 @@ fn the_short_text_has_what_was_set_and_what_gave_way_to_it() {
     ];
     assert_eq!(keys, expected, "{text}");
 }
+
+#[test]
+fn every_limit_is_a_setting() {
+    for limit in httvps_telemetry::metrics::Limit::ALL {
+        let is_setting = SETTINGS.iter().any(|s| s.key == limit.as_str());
+        assert!(is_setting, "{}", limit.as_str());
+    }
+}

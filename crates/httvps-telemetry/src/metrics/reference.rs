@@ -8,7 +8,7 @@ use std::fmt::Write;
 const INTRODUCTION: &str = "\
 # Metrics
 
-Generated from the definitions in `crates/httvps-gateway/src/metrics/` by `cargo run -p xtask -- reference`; do not
+Generated from the definitions in `crates/httvps-telemetry/src/metrics/` by `cargo run -p xtask -- reference`; do not
 edit.
 
 They are served at `metrics_path` in the classic Prometheus text format, or as OpenMetrics 1.0.0 when the `Accept`

@@ -7,7 +7,7 @@ use std::fmt::Write;
 const PAGE_INTRODUCTION: &str = "\
 # Settings
 
-Generated from the table in `crates/httvps-gateway/src/config/table.rs` by `cargo run -p xtask -- reference`; do not
+Generated from the table in `crates/httvps-config/src/table.rs` by `cargo run -p xtask -- reference`; do not
 edit.
 
 A setting is looked for in this order: flag, environment, YAML file, default. An empty value counts as none. The YAML

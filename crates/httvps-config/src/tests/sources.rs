@@ -13,8 +13,8 @@ fn flag_then_environment_then_yaml_then_default() {
         .with("metrics_path", "/flag");
     let config = load(&sources);
     assert_eq!(config.metrics_path, "/flag");
-    assert_eq!(config.log_format, crate::log::LogFormat::Json);
-    assert_eq!(config.log_level, crate::log::LogLevel::Error);
+    assert_eq!(config.log_format, httvps_telemetry::log::LogFormat::Json);
+    assert_eq!(config.log_level, httvps_telemetry::log::LogLevel::Error);
     assert_eq!(config.keepalive_interval, Duration::from_secs(7));
     assert_eq!(config.max_streams_per_session, 8);
     let text = config.resolved_text();
@@ -37,7 +37,7 @@ fn an_empty_value_is_none() {
     let config = load(
         &required().with_file(file.path()).with_env("GATEWAY_LOG_LEVEL", "").with("log_level", ""),
     );
-    assert_eq!(config.log_level, crate::log::LogLevel::Warn);
+    assert_eq!(config.log_level, httvps_telemetry::log::LogLevel::Warn);
     assert_eq!(config.max_sessions, 0);
     assert_eq!(config.admin_addr, None);
     assert_eq!(config.metrics_path, "/metrics");
@@ -132,7 +132,7 @@ fn a_byte_order_mark_of_an_env_file_is_no_part_of_a_value_and_named_before_a_nam
         .with_env("GATEWAY_LOG_LEVEL", "\u{feff}debug")
         .with_env("\u{feff}GATEWAY_ADMIN_ADDR", ":1");
     let (config, warnings) = Config::load(&sources).unwrap();
-    assert_eq!(config.log_level, crate::log::LogLevel::Debug);
+    assert_eq!(config.log_level, httvps_telemetry::log::LogLevel::Debug);
     assert_eq!(
         warnings[0],
         "GATEWAY_ADMIN_ADDR has a byte-order mark before its name and is ignored; save the file that it is from as UTF-8 without one"
@@ -152,7 +152,7 @@ fn flags_come_from_the_command_line_in_groups() {
         sources = sources.with(key, value);
     }
     let config = load(&sources);
-    assert_eq!(config.log_level, crate::log::LogLevel::Debug);
+    assert_eq!(config.log_level, httvps_telemetry::log::LogLevel::Debug);
     assert_eq!(config.max_streams_per_session, 9);
     let help = command().render_long_help().to_string();
     for setting in SETTINGS {

@@ -77,21 +77,21 @@ macro_rules! settings {
         }
     )+) => {
         /// Every setting, in the order of the reference page.
-        pub static SETTINGS: &[$crate::config::Setting] = &[$($(
-            $crate::config::Setting {
+        pub static SETTINGS: &[$crate::Setting] = &[$($(
+            $crate::Setting {
                 key: stringify!($key),
                 env: stringify!($env),
                 group: $group,
                 doc: concat!($($doc,)+),
-                kind: <$kind as $crate::config::kind::Kind<$type>>::ACCEPTED,
-                placeholder: <$kind as $crate::config::kind::Kind<$type>>::PLACEHOLDER,
+                kind: <$kind as $crate::kind::Kind<$type>>::ACCEPTED,
+                placeholder: <$kind as $crate::kind::Kind<$type>>::PLACEHOLDER,
                 default: settings!(@optional $($default)?),
                 required: settings!(@none $($default)?)
-                    && !<$kind as $crate::config::kind::Kind<$type>>::OPTIONAL,
+                    && !<$kind as $crate::kind::Kind<$type>>::OPTIONAL,
                 range: settings!(@optional $(($min, $max))?),
                 zero: settings!(@optional $($zero)?),
-                list: <$kind as $crate::config::kind::Kind<$type>>::LIST,
-                secret: <$kind as $crate::config::kind::Kind<$type>>::SECRET,
+                list: <$kind as $crate::kind::Kind<$type>>::LIST,
+                secret: <$kind as $crate::kind::Kind<$type>>::SECRET,
             },
         )+)+];
 
@@ -100,14 +100,14 @@ macro_rules! settings {
         pub struct Config {
             $($( $(#[doc = $doc])+ pub $key: $type, )+)+
             /// Where each value came from, in the order of [`SETTINGS`].
-            pub(super) sources: Vec<$crate::config::Source>,
+            pub(super) sources: Vec<$crate::Source>,
         }
 
         impl Config {
             /// Takes each value from the first source that has it.
             pub(super) fn take(
-                given: &$crate::config::given::Given<'_>,
-            ) -> Result<Self, $crate::config::ConfigError> {
+                given: &$crate::given::Given<'_>,
+            ) -> Result<Self, $crate::ConfigError> {
                 let mut sources = Vec::with_capacity(SETTINGS.len());
                 let mut rows = SETTINGS.iter();
                 Ok(Self {
@@ -118,7 +118,7 @@ macro_rules! settings {
 
             /// The values as they would be written, in the order of [`SETTINGS`]; secrets as `***`.
             pub(super) fn values(&self) -> Vec<String> {
-                vec![$($( <$kind as $crate::config::kind::Kind<$type>>::show(&self.$key), )+)+]
+                vec![$($( <$kind as $crate::kind::Kind<$type>>::show(&self.$key), )+)+]
             }
         }
     };

@@ -121,15 +121,15 @@ impl Metrics {
 
     /// Notes a backend request: how long it took, and the code of its failure, which may say that a
     /// limit bit.
-    pub fn backend_request(&self, duration: Duration, failure: Option<&str>) {
+    pub fn backend_request(&self, duration: Duration, failure: Option<BackendErrorCode>) {
         self.backend_request_duration.observe(duration.as_secs_f64());
-        if let Some(code) = failure.and_then(BackendErrorCode::from_token) {
+        if let Some(code) = failure {
             self.backend_errors.inc(code);
         }
         match failure {
-            Some("timeout") => self.limit_hit(Limit::BackendTimeout),
-            Some("body_too_large") => self.limit_hit(Limit::BackendBody),
-            Some("circuit_open") => self.limit_hit(Limit::BackendBreaker),
+            Some(BackendErrorCode::Timeout) => self.limit_hit(Limit::BackendTimeout),
+            Some(BackendErrorCode::BodyTooLarge) => self.limit_hit(Limit::BackendBody),
+            Some(BackendErrorCode::CircuitOpen) => self.limit_hit(Limit::BackendBreaker),
             _ => {}
         }
     }
@@ -313,7 +313,7 @@ mod tests {
         metrics.handshake_duration(Duration::from_millis(3));
         metrics.handshake_failed(HandshakePhase::Hello);
         metrics.refusal(RefusalReason::from_token("invalid_token"));
-        metrics.backend_request(Duration::from_secs(20), Some("timeout"));
+        metrics.backend_request(Duration::from_secs(20), Some(BackendErrorCode::Timeout));
         metrics.backend_request(Duration::from_millis(1), None);
         metrics.stream_opened();
         metrics.stream_opened();
