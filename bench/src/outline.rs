@@ -1,4 +1,4 @@
-//! What it costs to leave by way of an Outline node: the gateway's CPU next to that of the direct way out and to that of
+//! What it costs to leave through an Outline node: the gateway's CPU next to that of the direct way out and to that of
 //! the node itself, and the memory of idle streams.
 
 mod idle;
@@ -148,7 +148,7 @@ impl Node {
     }
 }
 
-/// A gateway that lets its streams out by way of the node, or directly when there is none.
+/// A gateway that lets its streams out through the node, or directly when there is none.
 fn start_gateway(rig: &Rig, node: Option<&Node>, max_streams: usize) -> io::Result<(Server, u16)> {
     let mut settings = vec![("GATEWAY_MAX_STREAMS", max_streams.to_string())];
     match node {

@@ -39,7 +39,7 @@ const AT_ONCE: usize = 32;
 /// How long everything rests before it is measured.
 const REST: Duration = Duration::from_millis(2500);
 
-/// Both formats, directly and by way of a node.
+/// Both formats, directly and through a node.
 pub(super) async fn measure(
     rig: &Rig,
     ssserver: &Path,

@@ -43,7 +43,7 @@ fn costs(samples: &Samples) -> String {
     ];
     let words = format!(
         "CPU of the gateway for each GiB of payload, {STREAMS} streams of one client in the binary format, to a target \
-         on the same machine: directly, and by way of `ssserver`, whose own CPU in the same seconds stands beside it. \
+         on the same machine: directly, and through `ssserver`, whose own CPU in the same seconds stands beside it. \
          Ratios are of pairs measured one after the other."
     );
     table(&words, &head, &rows)

@@ -64,7 +64,7 @@ pub enum ConnectError {
     BackendUnavailable,
     /// The gateway has as many sessions as it may, of this device or in all.
     SessionLimit,
-    /// The gateway has no node by way of which this device's streams could leave.
+    /// The gateway has no node through which this device's streams could leave.
     NoNode {
         /// The gateway's reason; may be empty.
         reason: String,

@@ -15,9 +15,9 @@ pub enum UpstreamMode {
     Blackhole,
     /// TCP and UDP to the target that the client names.
     Direct,
-    /// By way of the Outline node that the session was given.
+    /// Through the Outline node that the session was given.
     Outline,
-    /// By way of a node of the pool; the backend is not asked for one.
+    /// Through a node of the pool; the backend is not asked for one.
     Proxy,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for UpstreamMode {
 }
 
 impl UpstreamMode {
-    /// Whether sessions leave by way of nodes.
+    /// Whether sessions leave through nodes.
     pub fn uses_nodes(self) -> bool {
         matches!(self, Self::Outline | Self::Proxy)
     }

@@ -90,7 +90,7 @@ settings! {
     "Upstream" {
         /// Where streams go: `fake` and `echo` send every byte back, `blackhole` drops them,
         /// `direct` opens TCP connections and UDP sockets to the targets that clients name, `outline`
-        /// does so by way of an Outline (Shadowsocks) node that each session is given, `proxy` by way
+        /// does so through an Outline (Shadowsocks) node that each session is given, `proxy` by way
         /// of a node of the pool (`outline_nodes_path`), most often a SOCKS5 or HTTP proxy.
         upstream_mode: UpstreamMode as Choice, env GATEWAY_UPSTREAM_MODE, default "fake";
 
@@ -159,7 +159,7 @@ settings! {
         outline_first_byte_timeout: Duration as Time, env GATEWAY_OUTLINE_FIRST_BYTE_TIMEOUT,
             default "10s", range "10ms" to "10m";
 
-        /// Where probes go by way of each node: a web server, which is asked for `HEAD /` in plain
+        /// Where probes go through each node: a web server, which is asked for `HEAD /` in plain
         /// HTTP.
         outline_probe_target: Target as Endpoint, env GATEWAY_OUTLINE_PROBE_TARGET,
             default "example.com:80";

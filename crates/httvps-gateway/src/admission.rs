@@ -1,7 +1,7 @@
 //! Who may begin a handshake, and who goes when there is no room for all.
 
-use crate::source::{Source, SourceCounts};
 use futures_util::future::{AbortHandle, AbortRegistration};
+use httvps_control::{Source, SourceCounts};
 use httvps_telemetry::metrics::{Limit, Metrics};
 use ipnet::IpNet;
 use std::collections::BTreeMap;

@@ -1,18 +1,18 @@
 //! What all connections of one gateway share.
 
 use crate::admission::{Admission, Bounds};
-use crate::backend::BackendClient;
 use crate::device::DeviceLimits;
 use crate::memory_budget::MemoryBudget;
-use crate::nodes::{Outline, OutlineSetup};
 use crate::overload::DescriptorReserve;
 use crate::registry::Registry;
 use crate::session::Crowd;
 use httvps_config::Config;
+use httvps_control::backend::BackendClient;
+use httvps_egress::Connector;
+use httvps_egress::nodes::{NodePool, NodePoolSetup};
 use httvps_proto::{Bucket, Limits, v2};
 use httvps_telemetry::metrics::Metrics;
 use httvps_tls::ServerTls;
-use httvps_upstream::Connector;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -31,7 +31,7 @@ pub(crate) struct Context {
     pub(crate) window_budget: v2::Budget,
     pub(crate) metrics: Metrics,
     pub(crate) backend: Arc<BackendClient>,
-    pub(crate) way_out: WayOut,
+    pub(crate) egress: Egress,
     pub(crate) registry: Arc<Registry>,
     pub(crate) crowd: Crowd,
     pub(crate) admission: Arc<Admission>,
@@ -52,17 +52,17 @@ const LOG_RATE: u32 = 50;
 const LOG_BURST: u32 = 500;
 
 /// Where the streams of sessions go.
-pub(crate) enum WayOut {
+pub(crate) enum Egress {
     /// The same way for all.
     Common(Arc<dyn Connector>),
     /// By way of the node that each session is given.
-    Nodes(Arc<Outline>),
+    Nodes(Arc<NodePool>),
 }
 
-/// What [`WayOut`] is made of.
-pub(crate) enum WayOutSetup {
+/// What [`Egress`] is made of.
+pub(crate) enum EgressSetup {
     Common(Arc<dyn Connector>),
-    Nodes(Box<OutlineSetup>),
+    Nodes(Box<NodePoolSetup>),
 }
 
 /// Threads of the runtime that polls the sessions.
@@ -75,19 +75,19 @@ pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) metrics: Metrics,
     pub(crate) backend: BackendClient,
-    pub(crate) way_out: WayOutSetup,
+    pub(crate) egress: EgressSetup,
     pub(crate) tls: ServerTls,
 }
 
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, metrics, backend, way_out, tls } = parts;
+        let Parts { config, metrics, backend, egress, tls } = parts;
         let (config, backend) = (Arc::new(config), Arc::new(backend));
-        let way_out = match way_out {
-            WayOutSetup::Common(connector) => WayOut::Common(connector),
-            WayOutSetup::Nodes(setup) => {
+        let egress = match egress {
+            EgressSetup::Common(connector) => Egress::Common(connector),
+            EgressSetup::Nodes(setup) => {
                 let (config, backend) = (config.clone(), backend.clone());
-                WayOut::Nodes(Outline::new(*setup, config, metrics.clone(), backend))
+                Egress::Nodes(NodePool::new(*setup, config, metrics.clone(), backend))
             }
         };
         let limits = Limits {
@@ -126,7 +126,7 @@ impl Context {
             config,
             metrics,
             backend,
-            way_out,
+            egress,
             tls,
         }
     }

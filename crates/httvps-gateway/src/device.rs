@@ -2,9 +2,9 @@
 
 use crate::registry::Registry;
 use httvps_config::Config;
+use httvps_egress::LookupShare;
 use httvps_proto::{Bucket, StreamRefusal, v2};
 use httvps_telemetry::metrics::Limit;
-use httvps_upstream::LookupShare;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -3,19 +3,19 @@
 mod certificate;
 
 use crate::accept::accept;
-use crate::backend::{BackendClient, BackendSettings, BackendSetupError};
-use crate::context::{Context, Parts, WayOut, WayOutSetup};
+use crate::context::{Context, Egress, EgressSetup, Parts};
 use crate::http::serve_admin;
 use crate::memory_budget::MemoryBudget;
-use crate::nodes::OutlineSetup;
 use crate::overload::{DescriptorReserve, raise_descriptor_limit, watch_memory};
 use crate::registry::Order;
 use httvps_config::{Config, ListenAddr, ListenHost, UpstreamMode};
+use httvps_control::backend::{BackendClient, BackendSettings, BackendSetupError};
+use httvps_egress::nodes::NodePoolSetup;
+use httvps_egress::{Direct, EgressPolicy, Fake, OwnAddresses, Source, SourceError};
 use httvps_resolve::{Resolve, SystemResolver};
 use httvps_telemetry::metrics::{Limit, Metrics};
 use httvps_tls::{CertError, CertFacts, CertSource, ServerTls};
 use httvps_transport::socket::{self, Bind};
-use httvps_upstream::{Direct, EgressPolicy, Fake, OwnAddresses, Source, SourceError};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -127,12 +127,12 @@ fn parts(config: Config) -> Result<Parts, StartError> {
         ca_path: config.backend_ca_path.clone(),
     };
     let backend = BackendClient::new(&settings, metrics.clone()).map_err(StartError::Backend)?;
-    let way_out = way_out(&config)?;
-    Ok(Parts { config, metrics, backend, way_out, tls })
+    let egress = egress(&config)?;
+    Ok(Parts { config, metrics, backend, egress, tls })
 }
 
-fn way_out(config: &Config) -> Result<WayOutSetup, StartError> {
-    Ok(WayOutSetup::Common(match config.upstream_mode {
+fn egress(config: &Config) -> Result<EgressSetup, StartError> {
+    Ok(EgressSetup::Common(match config.upstream_mode {
         UpstreamMode::Fake | UpstreamMode::Echo => Arc::new(Fake::echo()),
         UpstreamMode::Blackhole => Arc::new(Fake::blackhole()),
         UpstreamMode::Direct => {
@@ -141,8 +141,9 @@ fn way_out(config: &Config) -> Result<WayOutSetup, StartError> {
             Arc::new(Direct::from_source(policy, SystemResolver::shared(), source(config)?))
         }
         UpstreamMode::Outline | UpstreamMode::Proxy => {
-            let setup = OutlineSetup::new(config).map_err(StartError::Nodes)?;
-            return Ok(WayOutSetup::Nodes(Box::new(setup)));
+            let source = below_reserve(config, Source::default());
+            let setup = NodePoolSetup::new(config, source).map_err(StartError::Nodes)?;
+            return Ok(EgressSetup::Nodes(Box::new(setup)));
         }
     }))
 }
@@ -163,7 +164,7 @@ pub fn host_warnings(config: &Config) -> Vec<String> {
         config.upstream_mode,
         UpstreamMode::Fake | UpstreamMode::Echo | UpstreamMode::Blackhole
     );
-    let needs_names = !is_fake || crate::dial::needs_name(&config.backend_base_url.to_string());
+    let needs_names = !is_fake || httvps_https::needs_name(&config.backend_base_url.to_string());
     let mut warnings = if needs_names { SystemResolver::shared().problems() } else { Vec::new() };
     if is_direct && let Err(error) = OwnAddresses::check() {
         warnings.push(format!(
@@ -174,11 +175,16 @@ pub fn host_warnings(config: &Config) -> Vec<String> {
     warnings
 }
 
+/// Leaves the last descriptors of the process to newcomers and to the gateway itself.
+fn below_reserve(config: &Config, source: Source) -> Source {
+    let reserve = DescriptorReserve::new(config.descriptor_reserve);
+    source.below_descriptor(reserve.first_without_streams)
+}
+
 /// What `direct` leaves from, tried on this host.
 fn source(config: &Config) -> Result<Source, StartError> {
     let interface = config.direct_interface.as_deref();
-    let source = Source::new(&config.direct_source_address, interface)
-        .below_descriptor(DescriptorReserve::new(config.descriptor_reserve).first_without_streams);
+    let source = below_reserve(config, Source::new(&config.direct_source_address, interface));
     source.check().map_err(StartError::Source)?;
     Ok(source)
 }
@@ -314,7 +320,7 @@ fn spawn_helpers(
     };
     spawn(Box::pin(passing_on));
     spawn(Box::pin(certificate::watch(context.clone(), certificate_told)));
-    if let WayOut::Nodes(outline) = &context.way_out {
+    if let Egress::Nodes(outline) = &context.egress {
         spawn(Box::pin(outline.clone().run(nodes_told)));
     }
     // Behind those that set metrics as they begin, so that the first scrape has them.

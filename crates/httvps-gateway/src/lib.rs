@@ -6,21 +6,15 @@
 
 mod accept;
 mod admission;
-mod authorities;
-pub mod backend;
 mod context;
 mod device;
-mod dial;
 mod gateway;
 mod http;
 mod http_connection;
-mod https;
 mod memory_budget;
-pub mod nodes;
 mod overload;
 mod registry;
 mod session;
-mod source;
 
 pub use gateway::{Gateway, Signals, StartError, TaskDied, check, host_warnings};
 pub use memory_budget::{BudgetSource, MemoryBudget};

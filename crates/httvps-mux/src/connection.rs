@@ -350,7 +350,7 @@ pub enum HelloError {
         /// What the backend says of the subscription.
         subscription_status: Option<Box<str>>,
     },
-    /// The gateway let the device in and has no node by way of which its streams could leave.
+    /// The gateway let the device in and has no node through which its streams could leave.
     NoNode {
         /// The gateway's reason; may be empty.
         reason: Box<str>,

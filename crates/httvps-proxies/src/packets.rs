@@ -13,7 +13,7 @@ const START: [u8; 3] = [0; 3];
 /// Longest packet that UDP takes, in bytes.
 const PACKET_MAX: usize = 0xffff;
 
-/// Datagrams to and from one target by way of a SOCKS5 proxy; without a target each payload begins with its address
+/// Datagrams to and from one target through a SOCKS5 proxy; without a target each payload begins with its address
 /// header, in both directions.
 #[derive(Debug)]
 pub struct Packets {

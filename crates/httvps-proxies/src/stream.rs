@@ -1,4 +1,4 @@
-//! A stream to a target by way of a proxy.
+//! A stream to a target through a proxy.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// A stream to a target by way of a proxy: what came behind the proxy's answer, then the connection as it is.
+/// A stream to a target through a proxy: what came behind the proxy's answer, then the connection as it is.
 ///
 /// An idle stream has no buffer of its own. Reads and writes are safe to cancel where the connection's are.
 pub struct Stream<S> {

@@ -25,7 +25,7 @@ impl Script {
     }
 }
 
-/// What a stream to `target` gives up to its end, by way of a proxy with this key that follows a script.
+/// What a stream to `target` gives up to its end, through a proxy with this key that follows a script.
 pub(crate) async fn read_all(
     key: &str,
     target: &str,

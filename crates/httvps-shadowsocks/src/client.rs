@@ -28,7 +28,7 @@ impl Client {
         &self.key
     }
 
-    /// Dials the node and starts a stream to `target` by way of it.
+    /// Dials the node and starts a stream to `target` through it.
     ///
     /// `node` is an address of [`AccessKey::node`], which the caller has resolved. `deadline` bounds the dial alone:
     /// nothing is sent before the first write (see [`Stream`]), so whether the node likes the key and reaches the

@@ -1,4 +1,4 @@
-//! Datagrams to and from a target by way of a node.
+//! Datagrams to and from a target through a node.
 
 use std::fmt;
 use std::io;
@@ -36,7 +36,7 @@ impl PacketSocket for UdpSocket {
     }
 }
 
-/// Datagrams to and from one target by way of a node.
+/// Datagrams to and from one target through a node.
 ///
 /// Each call moves a whole datagram or none, so nothing is lost when a poll is given up. Only what the target sends
 /// comes in: what is not authentic, was seen before (a window of 1,024 packets), is more than 30 s old or comes from

@@ -39,7 +39,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error that a [`Stream`](crate::Stream) reported by way of an `io::Error`.
+    /// The error that a [`Stream`](crate::Stream) reported through an `io::Error`.
     pub fn of(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }

@@ -45,7 +45,7 @@ const _: () = assert!(
             + KEY_MAX
 );
 
-/// Datagrams to and from one target by way of one node; without a target each payload begins with its address header, in
+/// Datagrams to and from one target through one node; without a target each payload begins with its address header, in
 /// both directions.
 pub(crate) struct Packets {
     key: Arc<AccessKey>,

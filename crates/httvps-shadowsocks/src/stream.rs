@@ -1,4 +1,4 @@
-//! A stream to a target by way of a node.
+//! A stream to a target through a node.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,7 @@ use crate::{AccessKey, Error};
 /// How long the address header waits for a payload to go with, once somebody reads; Outline's clients wait as long.
 pub const HEADER_WAIT: Duration = Duration::from_millis(10);
 
-/// A stream to a target by way of a node.
+/// A stream to a target through a node.
 ///
 /// Salt, address and the first payload leave in one packet: nothing is sent before the first write. When somebody
 /// reads and nothing is written for [`HEADER_WAIT`], the header goes alone, so that a target which speaks first is

@@ -2,7 +2,7 @@
 
 use crate::print::{self, fail};
 use clap::{Args, Subcommand};
-use httvps_gateway::nodes::test_key;
+use httvps_egress::nodes::test_key;
 use httvps_proto::Target;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,7 +35,7 @@ enum UpstreamCommand {
     Test(TestArgs),
 }
 
-/// Make one real exchange by way of a node: Outline (Shadowsocks), SOCKS5 or HTTP proxy
+/// Make one real exchange through a node: Outline (Shadowsocks), SOCKS5 or HTTP proxy
 ///
 /// Connects, asks a web server for its head over a stream, and a name server in a datagram, and says
 /// what works, how long it took, or what is wrong. The password is not printed.
@@ -45,10 +45,10 @@ struct TestArgs {
     /// ss://…, ssconf://…, https://…, or a proxy: socks5://, http:// or https:// with
     /// HOST:PORT, and USER:PASSWORD@ before it if need be; - reads it from standard input
     key: String,
-    /// Web server to ask by way of the node
+    /// Web server to ask through the node
     #[arg(long, value_name = "HOST:PORT", default_value = "example.com:80", value_parser = target)]
     target: Target,
-    /// Name server to ask by way of the node
+    /// Name server to ask through the node
     #[arg(long, value_name = "HOST:PORT", default_value = "1.1.1.1:53", value_parser = target)]
     dns: Target,
     /// How long each step may take, in seconds: 10 at the most
@@ -106,8 +106,8 @@ async fn test(args: TestArgs) -> ExitCode {
     }
 }
 
-fn datagram_words(error: httvps_gateway::nodes::NodeError) -> String {
-    use httvps_gateway::nodes::NodeError;
+fn datagram_words(error: httvps_egress::nodes::NodeError) -> String {
+    use httvps_egress::nodes::NodeError;
     match error {
         NodeError::Silent => {
             "no answer in time: the node takes no datagrams, the key is wrong, or the name server does not answer".to_owned()

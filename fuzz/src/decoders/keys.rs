@@ -4,7 +4,7 @@ use super::pieces::Pieces;
 use super::shadowsocks::{cipher, key};
 use super::{behaviour, choice, seeds};
 use crate::run::Decoder;
-use httvps_gateway::nodes::{KeySource, read_document};
+use httvps_egress::nodes::{KeySource, read_document};
 use httvps_proto::{Host, Target, address};
 use httvps_shadowsocks::{AccessKey, Cipher, Client};
 use std::pin::Pin;

@@ -2,7 +2,7 @@
 
 use super::{behaviour, choice, seeds};
 use crate::run::Decoder;
-use httvps_gateway::nodes::KeySource;
+use httvps_egress::nodes::KeySource;
 use httvps_proto::Target;
 use httvps_proxies::ProxyKey;
 use hyper::Uri;

@@ -4,7 +4,7 @@ use super::{behaviour, choice, seeds};
 use crate::run::Decoder;
 use httvps_client::GatewayUrl;
 use httvps_config::{BackendUrl, ListenAddr, fuzzing};
-use httvps_gateway::backend::read_answer;
+use httvps_control::backend::read_answer;
 use httvps_proto::Target;
 
 /// What is a target reads back as itself, and its parts make the same one.

@@ -2,12 +2,12 @@
 
 use super::*;
 use httvps_config::Sources;
+use httvps_egress::{Addresses, BoxFuture, Connector, Fake, LookupShare, Resolve, ResolveError};
 use httvps_proto::v2::{self, Frame, Frames, Side};
 use httvps_testkit::backend::{Answer, ScriptedBackend};
 use httvps_testkit::certificates;
 use httvps_tls::{CertificateDer, ClientTls, Roots, TlsStream, server_name};
 use httvps_transport::ws::{self, Event, Kind, Role, WebSocket};
-use httvps_upstream::{Addresses, BoxFuture, Connector, Fake, LookupShare, Resolve, ResolveError};
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -35,7 +35,7 @@ async fn run(connector: Arc<dyn Connector>) -> Running {
         .with("tls_key_path", &made.key_path)
         .with("backend_base_url", backend.url());
     let mut parts = parts(Config::load(&sources).unwrap().0).unwrap();
-    parts.way_out = WayOutSetup::Common(connector);
+    parts.egress = EgressSetup::Common(connector);
     let metrics = parts.metrics.clone();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -14,6 +14,7 @@ use super::closing::close;
 use super::wire::Wire;
 use crate::context::Context as Gateway;
 use crate::registry::{Order, Place};
+use httvps_egress::Connector;
 use httvps_mux::{FLUSH_AT, LinkError, Ready, TURN, Turns, Work};
 use httvps_proto::v2::{self, Side};
 use httvps_proto::{Bucket, CloseCause, ErrorCode, Input, Session, StreamKey, StreamRefusal};
@@ -21,7 +22,6 @@ use httvps_telemetry::metrics::{ClientErrorCode, Limit, OpenConnection, SessionE
 use httvps_transport::give_way;
 use httvps_transport::ws::codec::Violation;
 use httvps_transport::ws::{self, CloseCode, Event, Kind};
-use httvps_upstream::Connector;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::VecDeque;

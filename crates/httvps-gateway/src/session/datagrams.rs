@@ -1,10 +1,10 @@
 //! One stream of datagrams: a socket that talks to one target, and a queue in each direction.
 
 use super::relay::{Turn, end_of_dial};
+use httvps_egress::{DatagramDial, DatagramSocket, DatagramUpstream, end_of_datagram_error};
 use httvps_mux::{DatagramQueue, Ready, StreamWaker};
 use httvps_proto::v2::MAX_DATAGRAM;
 use httvps_proto::{StreamEnd, StreamKey, Target};
-use httvps_upstream::{DatagramDial, DatagramSocket, DatagramUpstream, end_of_datagram_error};
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

@@ -3,11 +3,11 @@
 use super::ClientLink;
 use super::active::{Active, Entry};
 use super::closing::close;
-use crate::backend::Asker;
-use crate::context::{Context as Gateway, HalfOpen, WayOut};
-use crate::nodes::Assigned;
+use crate::context::{Context as Gateway, Egress, HalfOpen};
 use crate::registry::{NoPlace, Order};
 use httvps_config::Secret;
+use httvps_control::backend::Asker;
+use httvps_egress::nodes::Assigned;
 use httvps_mux::{Link, LinkError, LinkTiming};
 use httvps_proto::{CloseCause, ErrorCode, Input, Session, Verdict};
 use httvps_telemetry::metrics::{
@@ -293,9 +293,9 @@ impl Reception<'_> {
             }
         };
         let device_id = self.applicant.device_id.clone();
-        let (connector, node) = match &self.gateway.way_out {
-            WayOut::Common(connector) => (connector.clone(), None),
-            WayOut::Nodes(outline) => {
+        let (connector, node) = match &self.gateway.egress {
+            Egress::Common(connector) => (connector.clone(), None),
+            Egress::Nodes(outline) => {
                 let region = self.applicant.region.as_deref();
                 let asking = outline.assign(self.peer, &device_id, region, self.deadline);
                 match while_there(link, asking).await.ok_or(Turned::Gone)? {

@@ -6,9 +6,9 @@ mod tests;
 
 use super::pending::Pending;
 use bytes::BufMut as _;
+use httvps_egress::{BoxFuture, ByteStream, ConnectError, Upstream, end_of_io_error};
 use httvps_mux::{Pace, Ready, StreamWaker};
 use httvps_proto::{StreamEnd, StreamKey};
-use httvps_upstream::{BoxFuture, ByteStream, ConnectError, Upstream, end_of_io_error};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};

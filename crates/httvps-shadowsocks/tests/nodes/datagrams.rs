@@ -1,4 +1,4 @@
-//! Datagrams by way of real nodes.
+//! Datagrams through real nodes.
 
 use crate::node::{self, Node, Program, SOON};
 use httvps_proto::Target;

@@ -1,4 +1,4 @@
-//! Streams and datagrams by way of real nodes that others wrote: `ssserver` of shadowsocks-rust and `ss-server` of
+//! Streams and datagrams through real nodes that others wrote: `ssserver` of shadowsocks-rust and `ss-server` of
 //! shadowsocks-libev, as processes on loopback.
 //!
 //! `.ci/install-shadowsocks` installs both. A missing one is said and its tests do nothing; with `CI` set they fail.

@@ -149,7 +149,7 @@ impl Node {
     }
 }
 
-/// Opens a stream by way of any node.
+/// Opens a stream through any node.
 pub(crate) async fn open(client: &Client, node: SocketAddr, target: Option<SocketAddr>) -> Stream {
     let target = target.map(|target| target.to_string().parse().unwrap());
     client.connect(node, target.as_ref(), SOON).await.unwrap()

@@ -1,4 +1,4 @@
-//! Streams by way of real nodes.
+//! Streams through real nodes.
 
 use crate::node::{self, Node, Program, SOON};
 use crate::target;

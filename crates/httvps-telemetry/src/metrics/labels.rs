@@ -280,7 +280,7 @@ labels! {
 
     /// What came of a probe of a node.
     NodeProbe, "result" {
-        /// The probe's target answered by way of the node.
+        /// The probe's target answered through the node.
         Ok = "ok",
         /// The node was not reached.
         Unreachable = "unreachable",

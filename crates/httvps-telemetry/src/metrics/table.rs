@@ -120,7 +120,7 @@ families! {
     outline_key_failures: Counter = "httvps_gateway_outline_key_failures_total";
     /// Whether a node is healthy (0), degraded (1) or down (2).
     outline_node_state: PerNode<Gauge> = "httvps_gateway_outline_node_state";
-    /// Streams that are open by way of a node.
+    /// Streams that are open through a node.
     outline_active_streams: PerNode<Gauge> = "httvps_gateway_outline_active_streams";
     /// Dials to a node, by result.
     outline_dials: CountsPerNode<NodeDial> = "httvps_gateway_outline_dials_total";

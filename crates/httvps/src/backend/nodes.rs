@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, Args};
 use httvps_backend::{Node, NodeId, Store};
-use httvps_gateway::nodes::KeySource;
+use httvps_egress::nodes::KeySource;
 use httvps_proto::Target;
 use serde_json::{Value, json};
 

@@ -4,10 +4,10 @@ use super::super::ClientLink;
 use super::super::datagrams::{Datagrams, Way, idle_timeout};
 use super::super::wire::Wire;
 use super::Active;
+use httvps_egress::OpenRequest;
 use httvps_proto::StreamKey;
 use httvps_proto::v2::ResetCode;
 use httvps_telemetry::metrics::{Direction, Limit, Metrics, SessionEnd};
-use httvps_upstream::OpenRequest;
 use std::time::Instant;
 
 impl Active {

@@ -1,6 +1,6 @@
 use super::*;
+use httvps_egress::ConnectError;
 use httvps_mux::MAX_QUEUED_DATAGRAMS as MAX_QUEUED;
-use httvps_upstream::ConnectError;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Mutex;

@@ -1,7 +1,7 @@
 //! The rest of a stream that its client closed.
 
 use super::{LINGER, Outlet, Pending, Relay};
-use httvps_upstream::{ByteStream, Upstream};
+use httvps_egress::{ByteStream, Upstream};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
