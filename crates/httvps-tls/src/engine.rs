@@ -59,6 +59,11 @@ impl Engine {
         !self.is_handshaking() && !self.wants_write()
     }
 
+    /// Whether this is a server that has not answered anything yet.
+    pub(super) fn is_silent_server(&self) -> bool {
+        matches!(self, Self::Server(_)) && self.version().is_none()
+    }
+
     /// Whether what is left to send after the handshake are tickets, which nobody waits for: they
     /// leave with the first write or flush. (Sealing the first data behind them in one write was no
     /// cheaper: the HTTP server flushes before the request is there.)

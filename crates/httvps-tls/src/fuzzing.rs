@@ -3,8 +3,8 @@
 use rustls::ConnectionTrafficSecrets;
 use rustls::crypto::cipher::{AeadKey, Iv};
 
-use super::held::Held;
 use super::record::{Sealer, Version};
+use super::record_buf::RecordBuf;
 use super::session::Session;
 use super::stream::TlsStream;
 
@@ -57,5 +57,5 @@ pub fn start_over<IO, NewIo>(
 ) -> Option<(TlsStream<NewIo>, Peer)> {
     let session: Session = stream.into_session().start_over(format).ok()?;
     let peer = Sealer::new(format.version(), &format.secrets(), u64::MAX).ok()?;
-    Some((TlsStream::new(io, session, Held::default(), Held::default()), Peer(peer)))
+    Some((TlsStream::new(io, session, RecordBuf::default(), RecordBuf::default()), Peer(peer)))
 }

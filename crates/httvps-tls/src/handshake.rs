@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::engine::{Engine, Step};
-use super::held::Held;
-use super::record::HEADER_LEN;
+use super::record::{ALERT, HEADER_LEN};
+use super::record_buf::RecordBuf;
 use super::{TlsError, TlsStream};
 
 /// What a handshake may hold, and when it may do its work.
@@ -26,6 +26,9 @@ pub(super) struct Bounds<'a> {
 
 /// Longer than a `HelloRetryRequest` with what goes along, and shorter than any answer with a certificate in it.
 const RETRY_MAX: usize = 256;
+
+/// A record with the fatal alert `decode_error`, for a message longer than is kept.
+const ALERT_TOO_LARGE: [u8; 7] = [ALERT, 3, 3, 0, 2, 2, 50];
 
 /// Room for one read during the handshake; a flight is 2 to 4 KiB.
 const READ_HANDSHAKE: usize = 4096;
@@ -82,6 +85,10 @@ where
             continue;
         }
         if inbound.len() >= bounds.max {
+            // A server that has said nothing yet has no keys; the alert goes in the clear (RFC 8446 section 6).
+            if engine.is_silent_server() {
+                send_once(&mut io, &ALERT_TOO_LARGE).await;
+            }
             return Err(TlsError::Oversized);
         }
         let holds = inbound.capacity() + outbound.capacity();
@@ -93,7 +100,11 @@ where
     }
     if seen > 0 {
         // Half a message behind the last one of the handshake, in the same record.
-        return Err(rustls::Error::from(PeerMisbehaved::KeyEpochWithPendingFragment).into());
+        let error = rustls::Error::from(PeerMisbehaved::KeyEpochWithPendingFragment);
+        let mut alert = RecordBuf::exact(outbound);
+        engine.into_session()?.refuse(&error, &mut alert);
+        send_once(&mut io, alert.bytes()).await;
+        return Err(error.into());
     }
     if !engine.has_only_tickets() {
         poll_fn(|cx| poll_trade(&mut io, cx, &mut outbound, &mut inbound, None)).await?;
@@ -101,7 +112,7 @@ where
     let session = engine.into_session()?;
     inbound.shrink_to_fit();
     outbound.shrink_to_fit();
-    Ok(TlsStream::new(io, session, Held::exact(inbound), Held::exact(outbound)))
+    Ok(TlsStream::new(io, session, RecordBuf::exact(inbound), RecordBuf::exact(outbound)))
 }
 
 /// Whether a proxy in front announces its client (PROXY protocol, versions 1 and 2).

@@ -16,11 +16,11 @@ mod facts;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod handshake;
-mod held;
 mod key_shares;
 mod pem;
-mod post;
+mod post_handshake;
 mod record;
+mod record_buf;
 mod server;
 mod session;
 mod stream;

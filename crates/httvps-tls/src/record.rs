@@ -29,11 +29,7 @@ const NONCE_LEN: usize = aead::NONCE_LEN;
 /// The part of the nonce that AES-GCM sends along in TLS 1.2 (RFC 5288 section 3).
 const EXPLICIT_LEN: usize = 8;
 
-/// Records that may be sealed under one AES-GCM key, in either version: 2^24 of full size keep an
-/// attacker's advantage below 2^-60 (RFC 8446 section 5.5 allows 2^24.5).
-pub(super) const AES_RECORDS_MAX: u64 = 1 << 24;
-
-/// ChaCha20-Poly1305 has no such limit; the sequence number must not wrap.
+/// Records under one key of a suite that has no limit of its own: the sequence number must not wrap.
 const RECORDS_MAX: u64 = 1 << 62;
 
 /// The protocol version of a connection.
@@ -151,18 +147,14 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    /// Seals from record number `seq` on. `aes_limit` bounds the records under one key of
-    /// AES-GCM; see [`AES_RECORDS_MAX`].
+    /// Seals from record number `seq` on. `limit` bounds the records under one key: the confidentiality limit of the
+    /// suite (RFC 8446 section 5.5).
     pub(super) fn new(
         version: Version,
         (seq, secrets): &(u64, ConnectionTrafficSecrets),
-        aes_limit: u64,
+        limit: u64,
     ) -> Result<Self, Error> {
-        let limit = match secrets {
-            ConnectionTrafficSecrets::Chacha20Poly1305 { .. } => RECORDS_MAX,
-            _ => aes_limit,
-        };
-        Ok(Self { half: Half::new(version, *seq, secrets)?, limit })
+        Ok(Self { half: Half::new(version, *seq, secrets)?, limit: limit.min(RECORDS_MAX) })
     }
 
     /// Records that this key may still seal.

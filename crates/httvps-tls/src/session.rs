@@ -10,9 +10,9 @@ use rustls::{
 };
 use tokio::io::ReadBuf;
 
-use super::held::Held;
-use super::post::{Message, Post};
-use super::record::{self, AES_RECORDS_MAX, FRAGMENT_MAX, Opened, Opener, Sealer, Version};
+use super::post_handshake::{Message, PostHandshake};
+use super::record::{self, FRAGMENT_MAX, Opened, Opener, Sealer, Version};
+use super::record_buf::RecordBuf;
 
 /// Room for one record of the protocol itself (an alert, a key update).
 const CONTROL_MAX: usize = 64;
@@ -80,9 +80,10 @@ pub(super) struct Session {
     opener: Opener,
     sealer: Sealer,
     kernel: Kernel,
-    post: Post,
+    post: PostHandshake,
     suite: SupportedCipherSuite,
-    aes_limit: u64,
+    /// Records under one key.
+    key_limit: u64,
     is_resumed: bool,
     /// A key update of ours waits for the socket; it answers later requests as well (RFC 8446
     /// section 4.6.3), so that a peer that does not read cannot make us queue more.
@@ -99,13 +100,14 @@ impl Session {
         is_resumed: bool,
     ) -> Result<Self, Error> {
         let version = kernel.version();
+        let key_limit = confidentiality_limit(suite);
         Ok(Self {
             opener: Opener::new(version, &secrets.rx)?,
-            sealer: Sealer::new(version, &secrets.tx, AES_RECORDS_MAX)?,
-            post: Post::new(version, kernel.is_client()),
+            sealer: Sealer::new(version, &secrets.tx, key_limit)?,
+            post: PostHandshake::new(version, kernel.is_client()),
             kernel,
             suite,
-            aes_limit: AES_RECORDS_MAX,
+            key_limit,
             is_resumed,
             is_update_queued: false,
             is_closed: false,
@@ -156,6 +158,11 @@ impl Session {
         (missing + more.min(fitting) * record_max).min(space)
     }
 
+    /// Length of the record at the front of `input`, as soon as its header is there.
+    pub(super) fn record_len(&self, input: &[u8]) -> Result<Option<usize>, Error> {
+        self.opener.record_len(input)
+    }
+
     /// Opens the records at the front of `input` until `buf` is full, no whole record is left, or [`RECORDS_MAX`] were
     /// opened.
     ///
@@ -164,10 +171,10 @@ impl Session {
     /// added to `control`.
     pub(super) fn open(
         &mut self,
-        input: &mut Held,
+        input: &mut RecordBuf,
         (buf, base): (&mut ReadBuf<'_>, usize),
-        rest: &mut Held,
-        control: &mut Held,
+        rest: &mut RecordBuf,
+        control: &mut RecordBuf,
     ) -> Result<Step, Error> {
         for _ in 0..RECORDS_MAX {
             if buf.remaining() == 0 {
@@ -186,7 +193,7 @@ impl Session {
             let closed = if self.opener.opened_len(len) <= buf.remaining() {
                 self.open_direct(&input.bytes()[..len], buf, control)?
             } else {
-                self.open_in_place(&mut input.bytes_mut()[..len], buf, rest, control)?
+                self.open_in_place(&mut input.plain_mut()[..len], buf, rest, control)?
             };
             input.consume(len);
             if closed {
@@ -201,7 +208,7 @@ impl Session {
         &mut self,
         record: &[u8],
         buf: &mut ReadBuf<'_>,
-        control: &mut Held,
+        control: &mut RecordBuf,
     ) -> Result<bool, Error> {
         let out = buf.initialize_unfilled_to(self.opener.opened_len(record.len()));
         let opened = self.opener.open_into(record, out)?;
@@ -219,8 +226,8 @@ impl Session {
         &mut self,
         record: &mut [u8],
         buf: &mut ReadBuf<'_>,
-        rest: &mut Held,
-        control: &mut Held,
+        rest: &mut RecordBuf,
+        control: &mut RecordBuf,
     ) -> Result<bool, Error> {
         let (opened, start) = self.opener.open_in_place(record)?;
         self.post.admit(opened)?;
@@ -231,7 +238,7 @@ impl Session {
         let (now, later) = content.split_at(content.len().min(buf.remaining()));
         buf.put_slice(now);
         if !later.is_empty() {
-            *rest = Held::exact(later.to_vec());
+            *rest = RecordBuf::plain(later.to_vec());
         }
         Ok(false)
     }
@@ -241,7 +248,7 @@ impl Session {
         &mut self,
         opened: Opened,
         content: &[u8],
-        control: &mut Held,
+        control: &mut RecordBuf,
     ) -> Result<bool, Error> {
         match opened.typ {
             record::ALERT => return self.post.alert(content),
@@ -257,7 +264,7 @@ impl Session {
         Ok(false)
     }
 
-    fn handle_message(&mut self, message: &Message, control: &mut Held) -> Result<(), Error> {
+    fn handle_message(&mut self, message: &Message, control: &mut RecordBuf) -> Result<(), Error> {
         match (message, &mut self.kernel) {
             (Message::Ticket(payload), Kernel::Client(kernel)) => {
                 kernel.handle_new_session_ticket(payload)
@@ -291,24 +298,23 @@ impl Session {
     /// Seals a key update that asks for none in return, and changes the key behind it (RFC 8446
     /// section 4.6.3).
     fn update_sending_key(&mut self, out: &mut [u8]) -> Result<usize, Error> {
-        let length = self.sealer.seal(record::HANDSHAKE, &Post::KEY_UPDATE, out)?;
+        let length = self.sealer.seal(record::HANDSHAKE, &PostHandshake::KEY_UPDATE, out)?;
         let secrets = self.kernel.next_sending_key()?;
-        self.sealer = Sealer::new(self.kernel.version(), &secrets, self.aes_limit)?;
+        self.sealer = Sealer::new(self.kernel.version(), &secrets, self.key_limit)?;
         Ok(length)
     }
 
     /// Seals `content` as records to the front of `out` and returns how much of either is used.
     ///
     /// The last record that a key may seal is a key update in 1.3. In 1.2, which has none, it is
-    /// kept for the alert of the error: the sooner of `content` and the key ends, and a key with
-    /// only that record left is an error.
+    /// kept for `close_notify`: the sooner of `content` and the key ends, and with a key that has only
+    /// that record left nothing of `content` is used.
     pub(super) fn seal(&mut self, content: &[u8], out: &mut [u8]) -> Result<(usize, usize), Error> {
         let (mut taken, mut length) = (0, 0);
         for fragment in content.chunks(FRAGMENT_MAX) {
             if self.sealer.remaining() <= 1 {
                 match self.version() {
                     Version::Tls13 => length += self.update_sending_key(&mut out[length..])?,
-                    Version::Tls12 if taken == 0 => return Err(Error::EncryptError),
                     Version::Tls12 => break,
                 }
             }
@@ -319,14 +325,14 @@ impl Session {
     }
 
     /// Queues `close_notify`; nothing is queued after it.
-    pub(super) fn close(&mut self, control: &mut Held) -> Result<(), Error> {
+    pub(super) fn close(&mut self, control: &mut RecordBuf) -> Result<(), Error> {
         self.alert(WARNING, AlertDescription::CloseNotify, control)?;
         self.is_closed = true;
         Ok(())
     }
 
     /// Queues the alert that belongs to `error`, if it has one.
-    pub(super) fn refuse(&mut self, error: &Error, control: &mut Held) {
+    pub(super) fn refuse(&mut self, error: &Error, control: &mut RecordBuf) {
         self.post.forget();
         if let Some(description) = alert_for(error) {
             // A key that cannot even seal this leaves the peer without a reason, no worse.
@@ -338,7 +344,7 @@ impl Session {
         &mut self,
         level: u8,
         description: AlertDescription,
-        control: &mut Held,
+        control: &mut RecordBuf,
     ) -> Result<(), Error> {
         if self.is_closed {
             return Ok(());
@@ -352,15 +358,21 @@ impl Session {
     /// Lowers the number of records under one key, for tests.
     #[cfg(test)]
     pub(super) fn limit_records(&mut self, limit: u64) {
-        self.aes_limit = limit;
+        self.key_limit = limit;
         self.sealer.limit_records(limit);
+    }
+
+    /// Records that one key seals.
+    #[cfg(test)]
+    pub(super) fn key_limit(&self) -> u64 {
+        self.key_limit
     }
 
     /// Changes the sending key without telling the peer, for tests that do so by hand.
     #[cfg(test)]
     pub(super) fn skip_sending_key(&mut self) {
         let secrets = self.kernel.next_sending_key();
-        let sealer = secrets.and_then(|s| Sealer::new(self.kernel.version(), &s, self.aes_limit));
+        let sealer = secrets.and_then(|s| Sealer::new(self.kernel.version(), &s, self.key_limit));
         if let Ok(sealer) = sealer {
             self.sealer = sealer;
         }
@@ -372,6 +384,15 @@ impl Session {
         let mut out = vec![0; self.sealer.sealed_len(content.len())];
         self.sealer.seal(typ, content, &mut out).unwrap_or_default();
         out
+    }
+}
+
+/// Records that may be sealed under one key of `suite`: 2^24 of AES-GCM, which keep an attacker's advantage below 2^-60;
+/// ChaCha20-Poly1305 has no limit that could be reached.
+fn confidentiality_limit(suite: SupportedCipherSuite) -> u64 {
+    match suite {
+        SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
+        SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,
     }
 }
 

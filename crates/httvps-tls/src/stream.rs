@@ -2,13 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use rustls::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::held::Held;
 use super::record::{OVERHEAD_MAX, Version};
+use super::record_buf::RecordBuf;
 use super::session::{Session, Step};
 use crate::buffers::AREA_LEN;
 use crate::give_way;
@@ -55,7 +56,8 @@ const WRITE_MAX: usize = 2 * SEGMENT_PLAIN;
 /// then shuts down the write half. Answers that TLS itself owes the peer (a key update, RFC 8446
 /// section 4.6.3) leave at once, or behind a write that waits for the socket. A server's TLS 1.3
 /// ticket leaves with the next write or flush. A key of 1.3 is updated before the limit of its cipher (RFC 8446
-/// section 5.5); 1.2 cannot, so that a write fails after 2^24 records (256 GiB) of AES-GCM.
+/// section 5.5); 1.2 cannot, so that after 2^24 records (256 GiB) of AES-GCM `close_notify` is sent and writes fail with
+/// `BrokenPipe`; reads go on.
 ///
 /// All methods are cancel safe. Dropping the stream closes the socket without `close_notify`.
 pub struct TlsStream<IO> {
@@ -66,18 +68,18 @@ pub struct TlsStream<IO> {
 pub(super) struct State {
     pub(super) session: Session,
     /// Cipher text that has been read but not opened.
-    inbound: Held,
+    pub(super) inbound: RecordBuf,
     /// Plain text that did not fit into the caller's buffer.
-    plain: Held,
+    plain: RecordBuf,
     /// Cipher text that waits for the socket.
-    pub(super) outbound: Held,
+    pub(super) outbound: RecordBuf,
     /// The socket will wake the reader, not a writer, when it takes bytes again.
     is_reader_flushing: bool,
-    /// The socket will wake a writer.
-    is_writer_waiting: bool,
+    /// The writer that waits for the socket.
+    writer: Option<Waker>,
     reading: Reading,
     is_close_sent: bool,
-    error: Option<Error>,
+    error: Option<Box<Error>>,
 }
 
 /// The receiving direction: `Open → Closed | Truncated`.
@@ -136,14 +138,14 @@ impl<IO> TlsStream<IO> {
 
 impl<IO> TlsStream<IO> {
     /// A stream whose handshake is over, with what is left of it in either direction.
-    pub(super) fn new(io: IO, session: Session, inbound: Held, outbound: Held) -> Self {
+    pub(super) fn new(io: IO, session: Session, inbound: RecordBuf, outbound: RecordBuf) -> Self {
         let state = State {
             session,
             inbound,
-            plain: Held::default(),
+            plain: RecordBuf::default(),
             outbound,
             is_reader_flushing: false,
-            is_writer_waiting: false,
+            writer: None,
             reading: Reading::Open,
             is_close_sent: false,
             error: None,
@@ -195,7 +197,12 @@ impl State {
             Reading::Truncated => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
         }
         let waiting = self.outbound.len();
-        let mut input = std::mem::take(&mut self.inbound).into_area();
+        let input = if self.is_record_begun() {
+            ready!(self.poll_rest(io, cx, buf.remaining()))?
+        } else {
+            std::mem::take(&mut self.inbound).into_area()
+        };
+        let mut input = input;
         let result = self.poll_open(io, cx, buf, &mut input);
         if self.error.is_some() || self.reading != Reading::Open {
             input.release();
@@ -206,11 +213,45 @@ impl State {
             input.shrink();
         }
         self.inbound = input;
-        // What a read owes the peer leaves at once, except behind a writer whose waker it would take.
-        if self.outbound.len() > waiting && !self.is_writer_waiting {
+        // What a read owes the peer leaves at once: the writer before it may have been given up.
+        if self.outbound.len() > waiting {
             let _ = self.poll_drain_as_reader(io, cx);
         }
         result
+    }
+
+    /// Whether part of a record waits in an allocation of its size, so that nothing can be done without more.
+    fn is_record_begun(&self) -> bool {
+        let held = self.inbound.bytes();
+        let is_partial = || match self.session.record_len(held) {
+            Ok(length) => length.is_none_or(|length| held.len() < length),
+            Err(_) => false,
+        };
+        !held.is_empty() && self.inbound.capacity() < AREA_LEN && is_partial()
+    }
+
+    /// Reads behind part of a record. While nothing comes, that part stays where it is: copying it there and back would
+    /// cost each poll 16 KiB twice.
+    fn poll_rest<IO: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut IO,
+        cx: &mut Context<'_>,
+        room: usize,
+    ) -> Poll<io::Result<RecordBuf>> {
+        let begun = self.inbound.bytes();
+        let wanted = self.session.wanted(begun, room, AREA_LEN - begun.len());
+        let mut area = RecordBuf::area_behind(begun.len());
+        let mut read = ReadBuf::new(&mut area.room()[..wanted]);
+        ready!(Pin::new(io).poll_read(cx, &mut read))?;
+        let count = read.filled().len();
+        area.commit(count);
+        area.put_front(begun);
+        self.inbound.release();
+        if count == 0 {
+            self.reading = Reading::Truncated;
+            return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Poll::Ready(Ok(area))
     }
 
     /// Opens what is held, then reads more until something has been opened.
@@ -219,7 +260,7 @@ impl State {
         io: &mut IO,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
-        input: &mut Held,
+        input: &mut RecordBuf,
     ) -> Poll<io::Result<()>> {
         let base = buf.filled().len();
         loop {
@@ -272,11 +313,14 @@ impl State {
         if chunk.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let mut cipher = Held::area();
+        let mut cipher = RecordBuf::area();
         let (taken, length) = match self.session.seal(chunk, cipher.room()) {
             Ok(sealed) => sealed,
             Err(error) => return Poll::Ready(Err(self.fail(error))),
         };
+        if taken == 0 {
+            return Poll::Ready(Err(self.end_of_key()));
+        }
         cipher.commit(length);
         self.outbound = cipher;
         match self.poll_drain(io, cx)? {
@@ -284,6 +328,18 @@ impl State {
             Poll::Pending => self.outbound.settle(),
         }
         Poll::Ready(Ok(taken))
+    }
+
+    /// Ends the sending direction in order: a key of 1.2 has sealed all that it may.
+    fn end_of_key(&mut self) -> io::Error {
+        self.is_close_sent = true;
+        match self.session.close(&mut self.outbound) {
+            Ok(()) => {
+                let words = "the key of this TLS 1.2 connection may seal no more; open another one";
+                io::Error::new(io::ErrorKind::BrokenPipe, words)
+            }
+            Err(error) => self.fail(error),
+        }
     }
 
     fn poll_close<IO: AsyncWrite + Unpin>(
@@ -308,29 +364,51 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         self.is_reader_flushing = false;
-        self.is_writer_waiting = true;
+        let result = self.poll_send(io, cx);
+        match (&mut self.writer, result.is_pending()) {
+            (Some(writer), true) => writer.clone_from(cx.waker()),
+            (writer @ None, true) => *writer = Some(cx.waker().clone()),
+            (writer, false) => *writer = None,
+        }
+        result
+    }
+
+    fn poll_send<IO: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut IO,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while !self.outbound.is_empty() {
             match ready!(Pin::new(&mut *io).poll_write(cx, self.outbound.bytes()))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 n => self.outbound.consume(n),
             }
         }
-        self.is_writer_waiting = false;
         self.outbound.release();
         self.session.control_sent();
         Poll::Ready(Ok(()))
     }
 
-    /// The same for records that a read has brought about, while no writer waits.
+    /// The same for records that a read has brought about. The socket keeps one waker: where a writer waits as well, it
+    /// is one that wakes both.
     fn poll_drain_as_reader<IO: AsyncWrite + Unpin>(
         &mut self,
         io: &mut IO,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let result = self.poll_drain(io, cx);
-        self.is_writer_waiting = false;
+        let both = match &self.writer {
+            Some(writer) if !writer.will_wake(cx.waker()) => {
+                Some(Waker::from(Arc::new(Both(cx.waker().clone(), writer.clone()))))
+            }
+            _ => None,
+        };
+        let cx = &mut Context::from_waker(both.as_ref().unwrap_or(cx.waker()));
+        let result = self.poll_send(io, cx);
         self.is_reader_flushing = result.is_pending();
         ready!(result)?;
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
         Pin::new(io).poll_flush(cx)
     }
 
@@ -338,15 +416,25 @@ impl State {
     fn fail(&mut self, error: Error) -> io::Error {
         self.session.refuse(&error, &mut self.outbound);
         let reported = invalid(error.clone());
-        self.error = Some(error);
+        self.error = Some(Box::new(error));
         reported
     }
 
     fn check_error(&self) -> io::Result<()> {
         match &self.error {
-            Some(error) => Err(invalid(error.clone())),
+            Some(error) => Err(invalid(error.as_ref().clone())),
             None => Ok(()),
         }
+    }
+}
+
+/// Wakes a reader and a writer.
+struct Both(Waker, Waker);
+
+impl Wake for Both {
+    fn wake(self: Arc<Self>) {
+        self.0.wake_by_ref();
+        self.1.wake_by_ref();
     }
 }
 

@@ -245,6 +245,9 @@ async fn what_a_handshake_holds_is_told_and_is_32_kib_at_the_most() {
     let held = held.into_inner().unwrap();
     assert!(held.is_sorted() && held.len() > 2, "as it grows: {held:?}");
     assert!((16_384..=32_768).contains(held.last().unwrap()), "{held:?}");
+    let mut answer = Vec::new();
+    far.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer, [21, 3, 3, 0, 2, 2, 50], "the alert decode_error");
 }
 
 #[tokio::test]

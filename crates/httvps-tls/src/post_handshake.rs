@@ -36,7 +36,7 @@ pub(super) enum Message {
 }
 
 /// Reassembles messages and counts what would let a peer keep us busy for nothing.
-pub(super) struct Post {
+pub(super) struct PostHandshake {
     version: Version,
     is_client: bool,
     /// Received handshake messages, the last one perhaps in part.
@@ -49,7 +49,7 @@ pub(super) struct Post {
     has_renegotiated: bool,
 }
 
-impl Post {
+impl PostHandshake {
     /// A `KeyUpdate` that requests none in return.
     pub(super) const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
 
@@ -207,11 +207,11 @@ impl Post {
 mod tests {
     use super::*;
 
-    fn post(version: Version, is_client: bool) -> Post {
-        Post::new(version, is_client)
+    fn post(version: Version, is_client: bool) -> PostHandshake {
+        PostHandshake::new(version, is_client)
     }
 
-    fn feed(receiver: &mut Post, bytes: &[u8]) -> Result<Option<Message>, Error> {
+    fn feed(receiver: &mut PostHandshake, bytes: &[u8]) -> Result<Option<Message>, Error> {
         receiver.admit(Opened { typ: record::HANDSHAKE, len: bytes.len() })?;
         receiver.push(bytes);
         receiver.next()
@@ -270,7 +270,7 @@ mod tests {
         let much = Opened { typ: record::APPLICATION_DATA, len: KEY_UPDATE_WORTH / 2 };
         for round in 0..2 {
             for _ in 0..KEY_UPDATES_MAX {
-                assert!(feed(&mut receiver, &Post::KEY_UPDATE).is_ok(), "{round}");
+                assert!(feed(&mut receiver, &PostHandshake::KEY_UPDATE).is_ok(), "{round}");
                 assert!(receiver.admit(full).is_ok());
             }
             if round == 0 {
@@ -278,7 +278,7 @@ mod tests {
             }
         }
         let error = PeerMisbehaved::TooManyKeyUpdateRequests.into();
-        assert_eq!(feed(&mut receiver, &Post::KEY_UPDATE), Err(error));
+        assert_eq!(feed(&mut receiver, &PostHandshake::KEY_UPDATE), Err(error));
     }
 
     #[test]
