@@ -3,8 +3,8 @@
 mod certificate;
 
 use crate::accept::accept;
+use crate::admin::serve_admin;
 use crate::context::{Context, Egress, EgressSetup, Parts};
-use crate::http::serve_admin;
 use crate::memory_budget::MemoryBudget;
 use crate::overload::{DescriptorReserve, raise_descriptor_limit, watch_memory};
 use crate::registry::Order;

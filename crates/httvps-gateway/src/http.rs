@@ -1,28 +1,24 @@
-//! HTTP on the main listener and on the admin listener.
+//! HTTP on the main listener.
 
+use crate::admin;
 use crate::admission::HalfOpen;
 use crate::context::Context;
 use crate::http_connection::{self, End, finish};
+use crate::routes::{self, Answer, Public, Route};
 use bytes::Bytes;
 use http_body_util::Full;
 use httvps_telemetry::metrics::{Limit, MissingUpgrade};
 use httvps_tls::TlsStream;
 use httvps_transport::ws::handshake::{self, Rejection};
 use hyper::body::Incoming;
-use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN,
-    SEC_WEBSOCKET_VERSION,
-};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_VERSION};
 use hyper::server::conn::http1;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::TokioTimer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
-
-type Answer = Response<Full<Bytes>>;
+use std::time::Instant;
+use tokio::net::TcpStream;
 
 /// Where the WebSocket lives.
 pub(crate) const WEBSOCKET_PATH: &str = "/ws";
@@ -92,7 +88,7 @@ fn close_behind(answer: &mut Answer) {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
-fn builder(gateway: &Context) -> http1::Builder {
+pub(crate) fn builder(gateway: &Context) -> http1::Builder {
     let config = &gateway.config;
     let mut builder = http1::Builder::new();
     builder
@@ -123,18 +119,17 @@ fn wants_keep_alive(request: &Request<Incoming>) -> bool {
     })
 }
 
-/// The WebSocket, the founding page's routes, and an ordinary 404 for the rest.
+/// What the main listener serves, whatever the settings.
+const ROUTES: [Route<Public>; 1] = [Route::new(|_| Some(WEBSOCKET_PATH), upgrade)];
+
+/// The WebSocket, the admin routes where no listener of their own is set, and an ordinary 404 for the rest.
 fn route_main(gateway: &Context, request: &Request<Incoming>) -> Answer {
     if let Some(refusal) = refuse_head(gateway, request) {
         return refusal;
     }
-    if request.uri().path() == WEBSOCKET_PATH {
-        return upgrade(gateway, request);
-    }
-    if gateway.config.admin_addr.is_none() {
-        return answer_admin(gateway, request);
-    }
-    not_found()
+    let public = routes::find(&ROUTES, gateway, request);
+    let found = public.or_else(|| routes::find(admin::exposed(&gateway.config), gateway, request));
+    found.unwrap_or_else(not_found)
 }
 
 /// What any web server refuses whatever the path: too many fields, and HTTP/1.1 without a `Host`
@@ -193,49 +188,12 @@ fn is_origin_allowed(allowed: &[String], request: &Request<Incoming>) -> bool {
         || allowed.iter().any(|a| a.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
 }
 
-/// `/metrics`, `/healthz` and `/readyz`.
-fn answer_admin(gateway: &Context, request: &Request<Incoming>) -> Answer {
-    let config = &gateway.config;
-    let path = request.uri().path();
-    let is_metrics = config.metrics_enabled && path == config.metrics_path;
-    if !is_metrics && path != "/healthz" && path != "/readyz" {
-        return not_found();
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut answer = page(StatusCode::METHOD_NOT_ALLOWED);
-        answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return answer;
-    }
-    if is_metrics {
-        let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
-        let growth = config.window_budget_bytes.saturating_sub(gateway.window_budget.left());
-        gateway.metrics.window_growth.set(i64::try_from(growth).unwrap_or(i64::MAX));
-        let (content_type, body) = gateway.metrics.encode(accept);
-        return text(StatusCode::OK, content_type, body);
-    }
-    if path == "/readyz" && gateway.is_draining() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, "draining\n".into());
-    }
-    text(StatusCode::OK, PLAIN, "ok\n".into())
-}
-
-const PLAIN: &str = "text/plain; charset=utf-8";
-
-fn text(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::from(body));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
-fn not_found() -> Answer {
+pub(crate) fn not_found() -> Answer {
     page(StatusCode::NOT_FOUND)
 }
 
 /// A page as an ordinary web server shows it; it names no product.
-fn page(status: StatusCode) -> Answer {
+pub(crate) fn page(status: StatusCode) -> Answer {
     let words = status.canonical_reason().unwrap_or("Error");
     let title = format!("{} {words}", status.as_u16());
     let body = format!(
@@ -246,38 +204,4 @@ fn page(status: StatusCode) -> Answer {
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
     answer
-}
-
-/// Connections that the admin listener serves at once.
-const MAX_ADMIN_CONNECTIONS: usize = 64;
-/// How long one of them may last; a scraper that does not read shall not keep its place.
-const ADMIN_TIMEOUT: Duration = Duration::from_mins(1);
-
-/// Serves the admin routes in plain HTTP until `stop`.
-pub(crate) async fn serve_admin(
-    gateway: Arc<Context>,
-    listener: TcpListener,
-    stop: CancellationToken,
-) {
-    let places = Arc::new(tokio::sync::Semaphore::new(MAX_ADMIN_CONNECTIONS));
-    loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        let Ok((socket, _)) = accepted else {
-            tokio::time::sleep(gateway.config.accept_pause).await;
-            continue;
-        };
-        let (gateway, stop) = (gateway.clone(), stop.clone());
-        tokio::spawn(async move {
-            let answer = |request: &Request<Incoming>| answer_admin(&gateway, request);
-            let until = (Instant::now() + ADMIN_TIMEOUT, &stop);
-            let builder = builder(&gateway);
-            let served = http_connection::serve(&builder, socket, answer, &|_| {}, until).await;
-            finish(served.io, served.has_more, |socket| socket, &stop).await;
-            drop(place);
-        });
-    }
 }

@@ -5,6 +5,7 @@
 //! under one absolute deadline; another, smaller one is the session.
 
 mod accept;
+mod admin;
 mod admission;
 mod context;
 mod device;
@@ -14,6 +15,7 @@ mod http_connection;
 mod memory_budget;
 mod overload;
 mod registry;
+mod routes;
 mod session;
 
 pub use gateway::{Gateway, Signals, StartError, TaskDied, check, host_warnings};

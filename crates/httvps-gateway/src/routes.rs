@@ -1,0 +1,48 @@
+//! Routes, and which listener may serve them.
+
+use crate::context::Context;
+use bytes::Bytes;
+use http_body_util::Full;
+use httvps_config::Config;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use std::marker::PhantomData;
+
+/// What a route answers with.
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// Strangers may reach the route: the main listener serves it.
+pub(crate) struct Public;
+
+/// Only the operator may reach the route. The main listener gets such routes from
+/// [`admin::exposed`](crate::admin::exposed) and nowhere else.
+pub(crate) struct Admin;
+
+/// A path and what answers there. `Visibility` is [`Public`] or [`Admin`]: a table holds routes of one kind, so that no
+/// admin route becomes public by being added to the wrong one.
+pub(crate) struct Route<Visibility> {
+    path: fn(&Config) -> Option<&str>,
+    answer: fn(&Context, &Request<Incoming>) -> Answer,
+    visibility: PhantomData<Visibility>,
+}
+
+impl<Visibility> Route<Visibility> {
+    /// `path` gives None where the settings switch the route off.
+    pub(crate) const fn new(
+        path: fn(&Config) -> Option<&str>,
+        answer: fn(&Context, &Request<Incoming>) -> Answer,
+    ) -> Self {
+        Self { path, answer, visibility: PhantomData }
+    }
+}
+
+/// The answer of the route of the request's path; None where there is no such route.
+pub(crate) fn find<Visibility>(
+    routes: &[Route<Visibility>],
+    gateway: &Context,
+    request: &Request<Incoming>,
+) -> Option<Answer> {
+    let path = request.uri().path();
+    let route = routes.iter().find(|route| (route.path)(&gateway.config) == Some(path))?;
+    Some((route.answer)(gateway, request))
+}
