@@ -1,9 +1,11 @@
 //! Chores of the project.
 //!
 //! - `cargo run -p xtask -- reference` writes the generated pages; with `--check` it only compares.
-//! - `cargo run -p xtask -- layers` checks that no crate depends upward or sideways.
+//! - `cargo run -p xtask -- layers` checks that no crate depends upward or sideways, and that no modules of
+//!   a crate use each other in a circle.
 
 mod layers;
+mod modules;
 mod reference;
 
 use std::io::Write;
@@ -18,7 +20,7 @@ fn main() -> ExitCode {
     let outcome = match arguments[..] {
         ["reference"] => reference::write(root()),
         ["reference", "--check"] => reference::check(root()),
-        ["layers"] => layers::check(root()),
+        ["layers"] => both(layers::check(root()), modules::check(root())),
         _ => Err(USAGE.to_owned()),
     };
     let (text, code) = match outcome {
@@ -28,6 +30,15 @@ fn main() -> ExitCode {
     // Nobody is left to tell when standard error is gone.
     let _ = writeln!(std::io::stderr(), "{text}");
     code
+}
+
+/// Both texts, or all that is wrong.
+fn both(one: Result<String, String>, other: Result<String, String>) -> Result<String, String> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok(format!("{one}\n{other}")),
+        (Err(one), Err(other)) => Err(format!("{one}\n{other}")),
+        (Err(wrong), _) | (_, Err(wrong)) => Err(wrong),
+    }
 }
 
 /// The directory of the workspace.

@@ -3,7 +3,7 @@
 use httvps_mux::{ConnectionEnd, HelloError, StreamFailure};
 use httvps_proto::TargetError;
 use httvps_tls::{CertificateFault, TlsError, certificate_fault};
-use httvps_transport::ws::handshake::HandshakeError;
+use httvps_transport::ws::connect::HandshakeError;
 use std::fmt;
 use std::io;
 use std::sync::Arc;

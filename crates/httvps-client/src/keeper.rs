@@ -3,12 +3,22 @@
 use crate::ConnectError;
 use crate::Session;
 use crate::backoff::{Backoff, random};
-use crate::client::{Dial, Event, Report};
+use crate::event::{Event, Report};
 use crate::pool::{Member, Pool, State};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+
+/// Makes one attempt to connect.
+pub(crate) type Dial = Box<
+    dyn Fn(watch::Sender<()>) -> Pin<Box<dyn Future<Output = Result<Session, ConnectError>> + Send>>
+        + Send
+        + Sync,
+>;
 
 /// A drained session that lived shorter is replaced after a back-off, or a gateway that drains
 /// for long would be asked again and again.

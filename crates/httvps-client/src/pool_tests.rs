@@ -3,7 +3,7 @@
 mod places;
 mod silence;
 
-use crate::client::Dial;
+use crate::keeper::Dial;
 use crate::{
     Client, Config, ConnectError, Event, OpenError, Secret, Session, Step, StreamEnd, Target,
     Timing,

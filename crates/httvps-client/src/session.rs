@@ -6,7 +6,7 @@ use httvps_proto::{Host, Target};
 use httvps_resolve::{Addresses, Resolve, SystemResolver};
 use httvps_tls::{ClientTls, TlsStream, server_name};
 use httvps_transport::socket;
-use httvps_transport::ws::{Limits, Role, WebSocket, handshake};
+use httvps_transport::ws::{Limits, Role, WebSocket, connect};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -60,7 +60,7 @@ pub(crate) async fn connect_with(
 
     let (authority, path) = (config.gateway.authority(), config.gateway.path());
     let headers: Vec<_> = config.headers.iter().map(|one| (one.name(), one.value())).collect();
-    let upgrade = handshake::connect(stream, &authority, path, &headers);
+    let upgrade = connect::connect(stream, &authority, path, &headers);
     let (stream, early) = timeout(timing.handshake_timeout, upgrade)
         .await
         .map_err(|_| timed_out(Step::Upgrade))?

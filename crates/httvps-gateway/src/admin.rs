@@ -1,9 +1,8 @@
 //! The admin listener: metrics and health in plain HTTP.
 
 use crate::context::Context;
-use crate::http::{builder, not_found, page};
-use crate::http_connection::{self, finish};
-use crate::routes::{self, Admin, Answer, Route};
+use crate::http_connection::{self, builder, finish};
+use crate::routes::{self, Admin, Answer, Route, not_found, page};
 use http_body_util::Full;
 use httvps_config::Config;
 use hyper::body::Incoming;
@@ -102,7 +101,7 @@ pub(crate) async fn serve_admin(
                 routes::find(&ROUTES, &gateway, request).unwrap_or_else(not_found)
             };
             let until = (Instant::now() + ADMIN_TIMEOUT, &stop);
-            let builder = builder(&gateway);
+            let builder = builder(&gateway.config);
             let served = http_connection::serve(&builder, socket, answer, &|_| {}, until).await;
             finish(served.io, served.has_more, |socket| socket, &stop).await;
             drop(place);

@@ -3,18 +3,16 @@
 use crate::admin;
 use crate::admission::HalfOpen;
 use crate::context::Context;
-use crate::http_connection::{self, End, finish};
-use crate::routes::{self, Answer, Public, Route};
+use crate::http_connection::{self, End, builder, finish};
+use crate::routes::{self, Answer, Public, Route, not_found, page};
 use bytes::Bytes;
 use http_body_util::Full;
 use httvps_telemetry::metrics::{Limit, MissingUpgrade};
 use httvps_tls::TlsStream;
 use httvps_transport::ws::handshake::{self, Rejection};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_VERSION};
-use hyper::server::conn::http1;
-use hyper::{Request, Response, StatusCode, Version};
-use hyper_util::rt::TokioTimer;
+use hyper::header::{CONNECTION, HOST, HeaderValue, ORIGIN, SEC_WEBSOCKET_VERSION};
+use hyper::{Request, StatusCode, Version};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -48,7 +46,7 @@ pub(crate) async fn serve(
     let stop = &gateway.handshakes;
     let held = |bytes| half_open.hold(bytes);
     let until = (deadline, stop);
-    let served = http_connection::serve(&builder(gateway), tls, answer, &held, until).await;
+    let served = http_connection::serve(&builder(&gateway.config), tls, answer, &held, until).await;
     if is_upgraded.load(Ordering::Relaxed) && matches!(served.end, End::Done) {
         return Ok((served.io, served.early));
     }
@@ -86,20 +84,6 @@ pub(crate) enum Ended {
 /// Says that the connection ends with this answer.
 fn close_behind(answer: &mut Answer) {
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-}
-
-pub(crate) fn builder(gateway: &Context) -> http1::Builder {
-    let config = &gateway.config;
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        // A peer that has ended its side behind a request gets the answer.
-        .half_close(true)
-        .header_read_timeout(config.header_timeout)
-        // The exact bound is ours, so that the metric can tell it from that on bytes.
-        .max_headers(config.max_headers.saturating_mul(4))
-        .max_buf_size(config.max_header_bytes);
-    builder
 }
 
 /// The answer of the main listener; as to how long the connection lasts, HTTP/1.0 has its own rule.
@@ -186,22 +170,4 @@ fn is_origin_allowed(allowed: &[String], request: &Request<Incoming>) -> bool {
     let Some(origin) = request.headers().get(ORIGIN) else { return true };
     allowed.is_empty()
         || allowed.iter().any(|a| a.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
-}
-
-pub(crate) fn not_found() -> Answer {
-    page(StatusCode::NOT_FOUND)
-}
-
-/// A page as an ordinary web server shows it; it names no product.
-pub(crate) fn page(status: StatusCode) -> Answer {
-    let words = status.canonical_reason().unwrap_or("Error");
-    let title = format!("{} {words}", status.as_u16());
-    let body = format!(
-        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n\
-         <center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
-    );
-    let mut answer = Response::new(Full::from(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
-    answer
 }

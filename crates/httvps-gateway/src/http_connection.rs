@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use http_body_util::Full;
+use httvps_config::Config;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::{poll_fn, ready};
 use std::io;
@@ -28,6 +29,20 @@ const LINGER_IDLE: Duration = Duration::from_secs(5);
 
 /// Bytes for requests that the HTTP library takes at once, and then up to its limit.
 const FIRST_BUFFER: usize = 8 * 1024;
+
+/// How the HTTP library is set up for a connection of a stranger.
+pub(crate) fn builder(config: &Config) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // A peer that has ended its side behind a request gets the answer.
+        .half_close(true)
+        .header_read_timeout(config.header_timeout)
+        // The exact bound is ours, so that the metric can tell it from that on bytes.
+        .max_headers(config.max_headers.saturating_mul(4))
+        .max_buf_size(config.max_header_bytes);
+    builder
+}
 
 /// What a connection came to.
 pub(crate) struct Served<IO> {

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use httvps_config::Config;
 use hyper::body::Incoming;
-use hyper::{Request, Response};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response, StatusCode};
 use std::marker::PhantomData;
 
 /// What a route answers with.
@@ -45,4 +46,22 @@ pub(crate) fn find<Visibility>(
     let path = request.uri().path();
     let route = routes.iter().find(|route| (route.path)(&gateway.config) == Some(path))?;
     Some((route.answer)(gateway, request))
+}
+
+pub(crate) fn not_found() -> Answer {
+    page(StatusCode::NOT_FOUND)
+}
+
+/// A page as an ordinary web server shows it; it names no product.
+pub(crate) fn page(status: StatusCode) -> Answer {
+    let words = status.canonical_reason().unwrap_or("Error");
+    let title = format!("{} {words}", status.as_u16());
+    let body = format!(
+        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n\
+         <center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
+    );
+    let mut answer = Response::new(Full::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html"));
+    answer
 }

@@ -5,7 +5,7 @@ use httvps_proto::Target;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use crate::key::Credentials;
+use crate::credentials::Credentials;
 use crate::{Error, Refusal};
 
 /// Proxies behind fronts that refuse requests without a `User-Agent` need one; it names no product.

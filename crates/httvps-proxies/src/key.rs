@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite};
 use zeroize::Zeroizing;
 
+use crate::credentials::Credentials;
 use crate::{Error, KeyError, Stream, http, socks5};
 
 /// Longest key that is read, in bytes.
@@ -35,12 +36,6 @@ pub struct ProxyKey {
     kind: Kind,
     node: Target,
     credentials: Option<Credentials>,
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Credentials {
-    pub(crate) user: Zeroizing<Vec<u8>>,
-    pub(crate) password: Zeroizing<Vec<u8>>,
 }
 
 impl ProxyKey {

@@ -9,6 +9,7 @@
 //!
 //! Reading order: [`ProxyKey`] → `socks5`, `http` → [`Stream`], [`Packets`] → [`Error`].
 
+mod credentials;
 mod error;
 mod http;
 mod key;

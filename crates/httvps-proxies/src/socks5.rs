@@ -7,7 +7,7 @@ use httvps_proto::address::{self, ADDRESS_MAX};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
 
-use crate::key::Credentials;
+use crate::credentials::Credentials;
 use crate::{Error, Refusal};
 
 const VERSION: u8 = 5;

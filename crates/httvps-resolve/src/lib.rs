@@ -13,6 +13,7 @@ mod families;
 mod hosts;
 mod link;
 mod own_names;
+mod place;
 mod race;
 mod resolv_conf;
 mod resolver;
@@ -21,5 +22,6 @@ mod system;
 
 pub use addresses::{Addresses, Late};
 pub use error::ResolveError;
+pub use own_names::is_localhost;
 pub use race::{HEAD_START, connect, dial_order, race};
-pub use resolver::{BoxFuture, LookupShare, Resolve, SystemResolver, is_localhost};
+pub use resolver::{BoxFuture, LookupShare, Resolve, SystemResolver};

@@ -6,7 +6,6 @@ use hickory_resolver::proto::rr::Name;
 use tokio::sync::Semaphore;
 
 use crate::ResolveError;
-use crate::resolver::is_localhost;
 use crate::system::Dns;
 
 /// Most calls of the C library's resolver at one time. Each holds a thread until it ends, and cannot be interrupted.
@@ -75,4 +74,12 @@ pub(crate) fn may_be_elsewhere(name: &str, error: ResolveError) -> bool {
             error,
             ResolveError::NoSuchName | ResolveError::NoAddress | ResolveError::NoNameServer
         )
+}
+
+/// Whether a name is `localhost` or ends in it. Such a name means this host and is never asked for (RFC 6761 section
+/// 6.3).
+pub fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    last.eq_ignore_ascii_case("localhost")
 }

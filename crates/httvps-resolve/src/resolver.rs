@@ -9,7 +9,8 @@ use hickory_resolver::proto::rr::Name;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::own_names::{OtherSources, candidates, may_be_elsewhere, with_loopback};
-use crate::system::{Dns, Files, Place};
+use crate::place::Place;
+use crate::system::{Dns, Files};
 use crate::{Addresses, ResolveError, families};
 
 /// A future behind a pointer, as trait objects give it.
@@ -65,14 +66,6 @@ pub trait Resolve: Send + Sync + 'static {
     fn resolve_own(&self, name: &str) -> BoxFuture<'static, Result<Addresses, ResolveError>> {
         self.resolve(name, &LookupShare::default())
     }
-}
-
-/// Whether a name is `localhost` or ends in it. Such a name means this host and is never asked for (RFC 6761 section
-/// 6.3).
-pub fn is_localhost(name: &str) -> bool {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let last = name.rsplit('.').next().unwrap_or(name);
-    last.eq_ignore_ascii_case("localhost")
 }
 
 /// The system's own resolution: its hosts file first, then the name servers of its configuration.

@@ -13,9 +13,9 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use tokio::time::Instant;
 
 use crate::link::Link;
+use crate::place::Place;
 use crate::race::race;
 use crate::resolv_conf::{ResolvConf, ServerAddress};
-use crate::system::Place;
 
 /// How long a name server that was silent while another one answered stands behind the others.
 const SILENCE_REMEMBERED: Duration = Duration::from_mins(1);

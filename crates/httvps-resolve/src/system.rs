@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::answers::Answers;
 use crate::hosts::Hosts;
+use crate::place::Place;
 use crate::resolv_conf::ResolvConf;
 use crate::servers::Servers;
 
@@ -21,30 +22,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Most bytes of each file that are read.
 const MAX_HOSTS_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_CONF_BYTES: u64 = 64 * 1024;
-
-/// Where the files are, and how their name servers are asked.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) hosts: PathBuf,
-    pub(crate) conf: PathBuf,
-    pub(crate) port: u16,
-    /// How long the slower family of addresses is waited for when the faster one has some (RFC 8305 section 3).
-    pub(crate) resolution_delay: Duration,
-    /// How long a name server is asked alone before the next one is asked beside it.
-    pub(crate) head_start: Duration,
-}
-
-impl Default for Place {
-    fn default() -> Self {
-        Self {
-            hosts: "/etc/hosts".into(),
-            conf: "/etc/resolv.conf".into(),
-            port: 53,
-            resolution_delay: Duration::from_millis(50),
-            head_start: Duration::from_millis(500),
-        }
-    }
-}
 
 /// What names mean on this host, as the files say at present.
 #[derive(Clone)]

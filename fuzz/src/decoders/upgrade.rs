@@ -2,7 +2,8 @@
 
 use super::behaviour;
 use crate::run::Decoder;
-use httvps_transport::ws::handshake::{HandshakeError, check, connect};
+use httvps_transport::ws::connect::{HandshakeError, connect};
+use httvps_transport::ws::handshake::check;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Uri, Version};
 use std::io;

@@ -7,11 +7,12 @@ use crate::{ConnectError, DatagramSocket, Direct, EgressPolicy, Source, SystemRe
 use httvps_https as authorities;
 use httvps_proto::{Host, Target};
 use httvps_proxies::{Kind, ProxyKey};
-use httvps_shadowsocks::Client;
+use httvps_shadowsocks::{AccessKey, Client};
 use httvps_tls::{CertificateFault, ClientTls, TlsStream, server_name};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// What connects to nodes.
@@ -74,6 +75,11 @@ impl Dialer {
 }
 
 impl NodeProtocol {
+    /// The protocol of a Shadowsocks node.
+    pub(super) fn of_key(key: AccessKey) -> Arc<Self> {
+        Arc::new(Self::Shadowsocks(Client::new(key)))
+    }
+
     /// Where the node is.
     fn node(&self) -> &Target {
         match self {

@@ -57,7 +57,7 @@ impl Running {
     async fn enter_with(&self, device: &str, members: &str) -> Client {
         let tcp = TcpStream::connect(self.address).await.unwrap();
         let tls = self.tls.connect(server_name("localhost").unwrap(), tcp).await.unwrap();
-        let (tls, early) = ws::handshake::connect(tls, "localhost", "/ws", &[]).await.unwrap();
+        let (tls, early) = ws::connect::connect(tls, "localhost", "/ws", &[]).await.unwrap();
         let mut client = Client(WebSocket::new(tls, Role::Client, ws::Limits::default(), &early));
         let hello = format!(r#"{{"type":"hello","device_id":"{device}","token":"t"{members}}}"#);
         client.say(&hello).await;

@@ -1,6 +1,7 @@
 //! The resolver against name servers on loopback, with files of the test's own.
 
 use super::*;
+use crate::is_localhost;
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::rdata::SOA;
 use hickory_resolver::proto::rr::{RData, Record, RecordType};

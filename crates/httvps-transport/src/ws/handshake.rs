@@ -7,8 +7,6 @@ use hyper::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::{Method, Response, StatusCode, Version};
 use sha1::{Digest, Sha1};
 
-pub use super::connect::{HandshakeError, connect};
-
 /// What every server appends to a client's key (section 1.3).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 

@@ -7,7 +7,7 @@ pub mod codec;
 pub mod handshake;
 
 mod close;
-mod connect;
+pub mod connect;
 mod connection;
 mod inbound;
 mod outbound;

@@ -1,11 +1,11 @@
 //! The dynamic keys that the backend names by URLs, as they were last fetched, and when they are fetched again.
 
-use super::keys::{REFETCH, protocol_of};
 use super::lock;
 use crate::BoxFuture;
 use crate::nodes::assignment::SessionKey;
 use crate::nodes::fetch::{self, FetchError};
 use crate::nodes::key::KeyUrl;
+use crate::nodes::protocol::NodeProtocol;
 use httvps_shadowsocks::AccessKey;
 use prometheus_client::metrics::counter::Counter;
 use std::collections::HashMap;
@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
+
+/// How soon a key is fetched again at the earliest.
+pub(super) const REFETCH: Duration = Duration::from_secs(5);
 
 /// URLs that are remembered.
 const MAX_SLOTS: usize = 4096;
@@ -113,9 +116,11 @@ impl KeyCache {
     /// there, for as long as the URL is remembered.
     pub(super) fn follow(&self, url: &KeyUrl, key: AccessKey) -> SessionKey {
         let mut slots = lock(&self.slots);
-        let Some(slot) = slots.get_mut(url) else { return SessionKey::new(protocol_of(key)) };
+        let Some(slot) = slots.get_mut(url) else {
+            return SessionKey::new(NodeProtocol::of_key(key));
+        };
         let newest = slot.known.clone().and_then(Result::ok).unwrap_or(key);
-        slot.protocol.get_or_insert_with(|| SessionKey::new(protocol_of(newest))).clone()
+        slot.protocol.get_or_insert_with(|| SessionKey::new(NodeProtocol::of_key(newest))).clone()
     }
 
     /// The copy, if it is another key than the suspect one; that is renewed behind when it is due.
@@ -224,7 +229,7 @@ impl KeyCache {
             _ => slot.known = Some(outcome.clone()),
         }
         if let (Ok(key), Some(protocol)) = (outcome, &slot.protocol) {
-            protocol.set(protocol_of(key.clone()));
+            protocol.set(NodeProtocol::of_key(key.clone()));
         }
     }
 }

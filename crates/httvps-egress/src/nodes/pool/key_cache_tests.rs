@@ -335,7 +335,9 @@ async fn whoever_has_a_key_follows_it() {
     let server = Server::with_copy().await;
     let protocol = server.key_cache.follow(&url(1), key("old"));
     let others = server.key_cache.follow(&url(1), key("old"));
-    let has = |protocol: &SessionKey, password| protocol.get().is_same(&protocol_of(key(password)));
+    let has = |protocol: &SessionKey, password| {
+        protocol.get().is_same(&NodeProtocol::of_key(key(password)))
+    };
     assert!(has(&protocol, "old") && has(&others, "old"));
     sleep(REFETCH).await;
     assert_eq!(server.at_once(1), Some(Ok(key("old"))));

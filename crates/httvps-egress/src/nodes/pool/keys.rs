@@ -1,6 +1,6 @@
 //! The keys of nodes: those that the backend gave, and dynamic ones.
 
-use super::key_cache::KeyCache;
+use super::key_cache::{KeyCache, REFETCH};
 use super::{NodePool, lock};
 use crate::BoxFuture;
 use crate::nodes::assignment::SessionKey;
@@ -10,13 +10,10 @@ use crate::nodes::node::Node;
 use crate::nodes::protocol::NodeProtocol;
 use httvps_config::Config;
 use httvps_control::backend::OutlineNode;
-use httvps_shadowsocks::{AccessKey, Client};
+use httvps_shadowsocks::AccessKey;
 use httvps_telemetry::metrics::Metrics;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How soon a key is fetched again at the earliest.
-pub(super) const REFETCH: Duration = Duration::from_secs(5);
+use std::time::Instant;
 
 impl NodePool {
     /// The protocol and key of a session with the key that the backend gave, and where that was fetched from. `suspect` is a key
@@ -29,7 +26,7 @@ impl NodePool {
         deadline: Instant,
     ) -> Result<(SessionKey, Option<KeyUrl>), String> {
         match KeySource::of_backend(&node.key).map_err(|problem| problem.to_string())? {
-            KeySource::Static(key) => Ok((SessionKey::new(protocol_of(key)), None)),
+            KeySource::Static(key) => Ok((SessionKey::new(NodeProtocol::of_key(key)), None)),
             KeySource::Proxy(_) => Err(KeyProblem::NoOutline.to_string()),
             KeySource::Dynamic(url) => {
                 let suspect = suspect.and_then(key_of);
@@ -55,7 +52,7 @@ impl NodePool {
         let protocol = node.protocol();
         if let (Some(url), Some(suspect)) = (url, protocol.as_deref().and_then(key_of))
             && let Some(key) = self.key_cache.newer(&url, suspect)
-            && node.set_protocol(protocol_of(key))
+            && node.set_protocol(NodeProtocol::of_key(key))
         {
             node.probe_now.notify_one();
         }
@@ -89,7 +86,7 @@ impl NodePool {
     async fn refresh_key(&self, node: &Node, url: &KeyUrl) {
         match self.fetcher.fetch(url).await {
             Ok(key) => {
-                if node.set_protocol(protocol_of(key)) {
+                if node.set_protocol(NodeProtocol::of_key(key)) {
                     tracing::info!(node = node.id(), "outline_key_replaced");
                     node.probe_now.notify_one();
                 }
@@ -116,11 +113,6 @@ pub(super) fn key_cache(
     };
     let failures = metrics.outline_key_failures.clone();
     KeyCache::new(config.outline_key_refresh, failures, Box::new(fetch))
-}
-
-/// The protocol of a Shadowsocks node.
-pub(super) fn protocol_of(key: AccessKey) -> Arc<NodeProtocol> {
-    Arc::new(NodeProtocol::Shadowsocks(Client::new(key)))
 }
 
 /// The key of an Outline node.
