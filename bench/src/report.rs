@@ -119,7 +119,7 @@ pub(crate) fn table(words: &str, head: &[&str], rows: &[Vec<String>]) -> String 
     format!("{words}\n\n{}{rule}{rows}\n", line(&head))
 }
 
-/// The machine and the relay in one line, for whoever compares.
+/// The machine and the relay in one line, so that figures can be compared.
 pub(crate) fn machine(haproxy: Option<&Path>) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {

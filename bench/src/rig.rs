@@ -136,7 +136,7 @@ impl Rig {
     }
 }
 
-/// A port that nobody uses yet.
+/// A port that is not in use.
 pub(crate) fn free_port() -> io::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

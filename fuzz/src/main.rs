@@ -101,6 +101,6 @@ fn grouped(n: u64) -> String {
 }
 
 fn say(text: &str) {
-    // Nobody is left to tell when standard output is gone.
+    // When standard output is closed there is no other place to report to.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -17,7 +17,7 @@ pub(crate) trait Decoder {
         &[]
     }
 
-    /// Bytes of an input at the most.
+    /// Longest input, in bytes.
     fn longest(&self) -> usize {
         512
     }

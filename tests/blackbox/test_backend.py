@@ -158,7 +158,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("reply", FAILURES.values(), ids=FAILURES.keys())
-def test_a_broken_answer_lets_nobody_in_and_is_counted(start, backend, reply):
+def test_a_broken_answer_admits_no_device_and_is_counted(start, backend, reply):
     gateway = start(BACKEND_TIMEOUT="2s")
     device_id = fresh_device()
     backend.set(device_id, reply)
@@ -168,7 +168,7 @@ def test_a_broken_answer_lets_nobody_in_and_is_counted(start, backend, reply):
     eventually(gateway.is_idle, 3, "no session is left")
 
 
-def test_a_403_that_says_allowed_lets_nobody_in(start, backend):
+def test_a_403_that_says_allowed_admits_no_device(start, backend):
     gateway = start()
     device_id = fresh_device()
     backend.set(device_id, answer({"allowed": True, "user_id": 7, "subscription_status": "active"}, 403))
@@ -190,7 +190,7 @@ def test_a_redirect_is_not_followed(start, backend, status):
         other.stop()
 
 
-def test_a_backend_that_refuses_the_connection_lets_nobody_in(start, backend):
+def test_a_backend_that_refuses_the_connection_admits_no_device(start, backend):
     gateway = start()
     backend.stop()
     assert_not_let_in(gateway)
@@ -219,14 +219,14 @@ def test_a_backend_that_does_not_take_the_connection_costs_the_time_out_and_no_m
         assert clock.seconds < 2, f"took {clock.seconds:.2f} s"
 
 
-def test_a_backend_whose_certificate_is_not_trusted_lets_nobody_in(start, pair):
+def test_a_backend_whose_certificate_is_not_trusted_admits_no_device(start, pair):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.cert, pair.key)
     secure = Backend(tls=context)
     try:
         gateway = start(backend_url=secure.url)
         assert_not_let_in(gateway)
-        assert secure.requests == [], "the token went to a backend that nobody vouches for"
+        assert secure.requests == [], "the token went to an untrusted backend"
         assert_counted(gateway, error=1)
     finally:
         secure.stop()
@@ -324,7 +324,7 @@ def test_after_a_spell_of_500_devices_get_in_again(start, backend):
     eventually(lambda: try_login(gateway), 35, "a device gets in", every=0.2)
 
 
-def test_a_pooled_connection_that_the_backend_closed_costs_nobody_a_login(start, backend):
+def test_a_pooled_connection_that_the_backend_closed_costs_no_device_a_login(start, backend):
     gateway = start()
     for _ in range(3):
         with login(gateway):

@@ -16,7 +16,7 @@ def gateway(start_shared):
 
 
 class TalkingSink(Sink):
-    """Reads slowly, and says a byte for each read, which nobody on the other side reads after a close."""
+    """Reads slowly, and says a byte for each read, which the other side does not read after a close."""
 
     def __call__(self, connection):
         try:

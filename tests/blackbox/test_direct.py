@@ -198,7 +198,7 @@ def test_a_hanging_dial_can_be_closed_by_the_client(device):
         device.send(stream_open("a", address), stream_close("a"), stream_open("a", target.address))
         device.send(stream_data("a", b"second"))
         assert device.collect("a", 6) == b"second"
-    # The first dial's end, most of a second later, is nobody's news.
+    # The first dial's end, most of a second later, is not reported.
     clock = Stopwatch()
     while clock.seconds < 1.2:
         frames = device.until_pong()

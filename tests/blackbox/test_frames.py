@@ -173,14 +173,14 @@ def test_a_duplicate_stream_id_is_a_stream_error_and_the_first_stream_lives(stre
 
 
 def test_data_for_an_unknown_stream_is_a_stream_error(stream):
-    stream.send(stream_data("nobody", b"x"))
-    stream.expect_error("stream_error", "nobody")
+    stream.send(stream_data("unknown", b"x"))
+    stream.expect_error("stream_error", "unknown")
     stream.echo("a", b"x")
 
 
 def test_a_close_of_an_unknown_stream_is_a_stream_error(stream):
-    stream.send(stream_close("nobody"))
-    stream.expect_error("stream_error", "nobody")
+    stream.send(stream_close("unknown"))
+    stream.expect_error("stream_error", "unknown")
     stream.echo("a", b"x")
 
 

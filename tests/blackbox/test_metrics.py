@@ -88,7 +88,7 @@ def test_bytes_count_the_payload_and_nothing_else(gateway):
 
 def test_refused_data_is_no_payload(gateway):
     with login(gateway) as device:
-        device.send(stream_open("a"), stream_data("nobody", b"12345"))
+        device.send(stream_open("a"), stream_data("unknown", b"12345"))
         device.expect_error("stream_error")
         device.send({"type": "stream_data", "stream_id": "a", "data": "MTIzNDU*"})
         device.expect_error("bad_stream")

@@ -115,7 +115,7 @@ def test_without_a_node_there_is_no_session(gateway, backend, name):
     gateway.never_says("hunter2")
 
 
-def test_the_second_format_has_streams_and_datagrams_by_way_of_the_node(gateway, backend, node, target):
+def test_the_second_format_has_streams_and_datagrams_through_the_node(gateway, backend, node, target):
     backend.assignment = assigned(**node.parts)
     with UdpTarget(udp_echo) as udp, enter(gateway) as device:
         # Without an empty one, which ssserver does not pass on.

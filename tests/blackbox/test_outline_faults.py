@@ -181,7 +181,7 @@ def test_a_wrong_cipher_takes_the_node_down_and_streams_elsewhere(run, pair_of_n
     near, far = pair_of_nodes
     gateway = run(with_cipher(near, method), far)
     with login(gateway, region="eu") as early:
-        # Whoever came before the probes spoke has a node that stays silent, and is moved.
+        # A session that began before the first probe ended has a node that stays silent, and is moved.
         eventually(lambda: state(gateway, "near") == 2, 10, "the node is down")
         exchange(early, "a", target)
     with login(gateway, region="eu") as device:

@@ -63,7 +63,7 @@ def test_without_a_pool_a_dead_node_of_the_backend_is_told_as_such(run, backend,
             assert (frame["code"], frame["reason"]) == ("stream_error", "node_unreachable"), frame
             assert frame["message"] == "the exit node does not answer"
         asked = [r for r in backend.requests_of(device.device_id) if r.path == ASSIGN]
-        assert len(asked) <= 4, "the backend is asked once a second at the most"
+        assert len(asked) <= 4, "the backend is asked at most once a second"
     assert gateway.metric("outline_moves_total") == 0
     assert dials(gateway, "near", result="failed") == 3, "a node that is down is left alone"
 
@@ -293,7 +293,7 @@ def test_probes_hurry_while_they_fail_and_trials_follow_the_cooldown(run, pair_o
     # The next ones come after a fifth of the interval.
     eventually(lambda: state(gateway, "near") == 2, 9, "it is down after three")
     tried = probes(gateway, "near", "unreachable")
-    # At the most eight times 50 ms apart.
+    # At most eight times 50 ms apart.
     eventually(lambda: probes(gateway, "near", "unreachable") >= tried + 8, 8, "trials go on")
     near.start()
     eventually(lambda: state(gateway, "near") < 2, 5, "it is back")

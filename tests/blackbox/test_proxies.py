@@ -208,7 +208,7 @@ def test_a_proxys_certificate_is_verified(run, pair, target, authority):
         assert tested.returncode == 0 and "streams    work" in tested.stdout, tested.stdout
 
 
-def test_datagrams_go_by_way_of_a_socks5_proxy(run, tmp_path):
+def test_datagrams_go_through_a_socks5_proxy(run, tmp_path):
     with Dante("node", tmp_path) as proxy, UdpTarget(udp_echo) as udp:
         gateway = run(proxy)
         with enter(gateway) as device:

@@ -1,4 +1,4 @@
-"""Datagrams by way of proxies: relays that a proxy lies about, and pools of several kinds."""
+"""Datagrams through proxies: relays that a proxy lies about, and pools of several kinds."""
 
 import socket
 
@@ -69,10 +69,10 @@ def test_nothing_is_sent_to_a_relay_that_only_the_gateway_may_reach(run, target)
             for _ in range(2):
                 for host in FORBIDDEN:
                     proxy.relay = of(host, secret.port)
-                    assert refused(device, "192.0.2.1:53", b"for nobody") == "unsupported", host
+                    assert refused(device, "192.0.2.1:53", b"unsent") == "unsupported", host
             # No port can be sent to; the proxy's own address does not help.
             proxy.relay = of("127.0.0.1", 0)
-            assert refused(device, "192.0.2.1:53", b"for nobody") == "unsupported"
+            assert refused(device, "192.0.2.1:53", b"unsent") == "unsupported"
             assert proxy.asked == 2 * len(FORBIDDEN) + 1
             passes(device, target)
             secret.socket.setblocking(False)
@@ -99,7 +99,7 @@ def test_a_relay_that_the_operator_allows_is_used(run):
             proxy.relay = of("127.0.0.2", relay.port)
             answered(device, "192.0.2.1:53")
             proxy.relay = of("127.0.0.3", relay.port)
-            assert refused(device, "192.0.2.1:53", b"for nobody") == "unsupported"
+            assert refused(device, "192.0.2.1:53", b"unsent") == "unsupported"
 
 
 def test_a_session_of_an_http_proxy_has_its_datagrams_by_another_node(run, tmp_path, target):

@@ -184,7 +184,7 @@ def test_the_stream_limit_is_a_reset_and_frees_again(gateway):
 # --- credit ------------------------------------------------------------------------------------
 
 
-def test_a_stuck_target_gets_no_more_credit_and_holds_up_nobody(device):
+def test_a_stuck_target_gets_no_more_credit_and_delays_no_other_stream(device):
     with Target(silent) as stuck, Target(echo) as alive:
         held = device.open(stuck.address)
         device.pump(lambda: device.streams[held].opened)

@@ -231,7 +231,7 @@ def test_a_running_stream_outlives_the_announcement_of_a_drain(launch, backend):
 # --- floods ------------------------------------------------------------------------------------
 
 
-def test_a_flood_to_a_target_that_reads_nothing_holds_up_nobody(own_gateway):
+def test_a_flood_to_a_target_that_reads_nothing_delays_no_other_stream(own_gateway):
     with UdpTarget() as deaf, Target(echo) as alive, enter(own_gateway) as device:
         held = device.open(alive.address, b"x")
         device.pump(lambda: device.streams[held].received)

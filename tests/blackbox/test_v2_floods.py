@@ -1,4 +1,4 @@
-"""Floods of frames that carry nothing: they cost their sender's session, and nobody else anything (docs/protocol-v2.md, 8)."""
+"""Floods of frames that carry nothing: they end their sender's session and do not affect others (docs/protocol-v2.md, 8)."""
 
 import json
 import threading
@@ -48,7 +48,7 @@ class Flood:
 
 
 @pytest.mark.parametrize("what", FLOODS)
-def test_a_flood_costs_nobody_else_anything_and_no_memory(start, what):
+def test_a_flood_affects_no_other_session_and_costs_no_memory(start, what):
     gateway = start(**DIRECT, GATEWAY_WRITE_TIMEOUT="60s")
     with Target(echo) as target, ExitStack() as stack:
         other = stack.enter_context(enter(gateway))

@@ -36,7 +36,7 @@ def test_a_third_party_client_measures_its_round_trip(gateway):
 
 
 def test_an_unsolicited_pong_is_ignored(wire):
-    wire.frame(PONG, b"nobody asked")
+    wire.frame(PONG, b"unasked for")
     wire.text({"type": "ping"})
     assert wire.recv_json() == {"type": "pong"}
 
@@ -226,7 +226,7 @@ def test_a_tls_connection_that_ends_without_a_close_frame_leaves_nothing_behind(
     eventually(gateway.is_idle, 5, "gauges at 0")
 
 
-def test_extensions_and_subprotocols_that_nobody_agreed_on_are_not_used(gateway):
+def test_extensions_and_subprotocols_that_were_not_negotiated_are_not_used(gateway):
     with Device(gateway, compression="deflate", subprotocols=None) as device:
         assert "Sec-WebSocket-Extensions" not in device.response_headers
         device.login().lives()

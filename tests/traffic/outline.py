@@ -1,4 +1,4 @@
-"""The same traffic with a gateway whose streams leave by way of an Outline node: `ssserver` of shadowsocks-rust."""
+"""The same traffic with a gateway whose streams leave through an Outline node: `ssserver` of shadowsocks-rust."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ def by_node(world, **settings):
         with Gateway(world.folder, world.pki, world.backend, **settings) as gateway, world.connect(gateway) as client:
             yield client
             carried = gateway.metric('httvps_gateway_outline_bytes_in_total{node="node"}')
-            assert carried > 0, "nothing went by way of the node"
+            assert carried > 0, "nothing went through the node"
             assert PASSWORD not in gateway.log, "the gateway told the password"
 
 

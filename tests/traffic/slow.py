@@ -94,7 +94,7 @@ class Rig:
         return told["end"]["sum_received"]["bits_per_second"] / 1e9
 
     def stuck_target(self):
-        """Two streams whose target reads nothing, filled until nobody takes a byte more."""
+        """Two streams whose target reads nothing, filled until no byte more is accepted."""
         connections = [self.connect("sink") for _ in range(2)]
         for connection in connections:
             connection.settimeout(1)

@@ -3,16 +3,18 @@
 //! - `cargo run -p xtask -- reference` writes the generated pages; with `--check` it only compares.
 //! - `cargo run -p xtask -- layers` checks that no crate depends upward or sideways, and that no modules of
 //!   a crate use each other in a circle.
+//! - `cargo run -p xtask -- words` checks pages and source for phrases that the project does not use.
 
 mod layers;
 mod modules;
 mod reference;
+mod words;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo run -p xtask -- reference [--check] | layers";
+const USAGE: &str = "usage: cargo run -p xtask -- reference [--check] | layers | words";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,13 +23,14 @@ fn main() -> ExitCode {
         ["reference"] => reference::write(root()),
         ["reference", "--check"] => reference::check(root()),
         ["layers"] => both(layers::check(root()), modules::check(root())),
+        ["words"] => words::check(root()),
         _ => Err(USAGE.to_owned()),
     };
     let (text, code) = match outcome {
         Ok(text) => (text, ExitCode::SUCCESS),
         Err(text) => (text, ExitCode::FAILURE),
     };
-    // Nobody is left to tell when standard error is gone.
+    // When standard error is closed there is no other place to report to.
     let _ = writeln!(std::io::stderr(), "{text}");
     code
 }

@@ -80,7 +80,7 @@ impl Targets {
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
-                // Nobody waits for an echo whose program has gone.
+                // The receiver is gone when the benchmark has ended.
                 let _ = ready.send(plain::start_echo().await);
                 std::future::pending::<io::Result<()>>().await
             })

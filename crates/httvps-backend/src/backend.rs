@@ -276,9 +276,9 @@ mod tests {
         let scene = Scene::new();
         scene.backend.record_usage("anna", 10, u64::MAX);
         scene.backend.record_usage("anna", 5, 1);
-        scene.backend.record_usage("nobody", 1, 1);
+        scene.backend.record_usage("unknown", 1, 1);
         assert_eq!(scene.backend.usage("anna"), Usage { bytes_up: 15, bytes_down: u64::MAX });
-        assert_eq!(scene.backend.usage("nobody"), Usage::default());
+        assert_eq!(scene.backend.usage("unknown"), Usage::default());
         assert_eq!(lock(&scene.backend.usage).len(), 1);
         scene.store.remove("anna").unwrap();
         scene.backend.reload_if_changed();

@@ -48,7 +48,7 @@ where
 /// The members of a JSON object, with checks whose messages name the field and never repeat a
 /// value.
 ///
-/// Members that nobody asks for are ignored, so that newer gateways may send more.
+/// Unknown members are ignored, so that newer gateways may send more.
 #[derive(Debug)]
 pub(crate) struct Fields(Map<String, Value>);
 

@@ -75,13 +75,13 @@ impl Devices {
 
     /// Decides about one pair of device and token.
     ///
-    /// The token is checked before the subscription, so that nobody learns about a subscription
-    /// without its token. An unknown device costs the same work as a wrong token: one hash, one
+    /// The token is checked before the subscription, so that a subscription is revealed only to
+    /// a holder of its token. An unknown device costs the same work as a wrong token: one hash, one
     /// comparison, one lookup of the token's owner.
     pub(crate) fn validate(&self, device_id: &str, token: &str, now: SystemTime) -> Verdict {
         let presented = TokenDigest::of(token);
         let device = self.position(device_id).map(|index| &self.list[index]);
-        let expected = device.map_or(&TokenDigest::NOBODY, |device| &device.token_sha256);
+        let expected = device.map_or(&TokenDigest::OF_NO_DEVICE, |device| &device.token_sha256);
         let is_right = expected.matches(&presented);
         let has_owner = self.by_token.contains_key(&presented);
         let Some(device) = device else { return Verdict::refused(Refusal::DeviceNotFound) };
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(refusal(ask("anna", "")), (Refusal::InvalidToken, None));
         assert_eq!(refusal(ask("anna", "berta's")), (Refusal::DeviceMismatch, None));
         assert_eq!(refusal(ask("berta", "wrong")), (Refusal::InvalidToken, None));
-        assert_eq!(refusal(ask("nobody", "anna's")), (Refusal::DeviceNotFound, None));
+        assert_eq!(refusal(ask("unknown", "anna's")), (Refusal::DeviceNotFound, None));
         assert_eq!(refusal(ask("", "")), (Refusal::DeviceNotFound, None));
     }
 

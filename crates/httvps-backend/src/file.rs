@@ -121,7 +121,7 @@ fn parse(path: &Path, text: &[u8]) -> Result<Devices, FileError> {
     Devices::new(document.devices).map(|devices| devices.with_nodes(nodes)).map_err(malformed)
 }
 
-/// Replaces the file in one step: whoever reads it sees the old text or the new one, also after a
+/// Replaces the file in one step: a reader sees the old text or the new one, also after a
 /// crash.
 ///
 /// The new file has mode 0600 and the owner of the old one. Blocks until the disk has it.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::{FileError, StoreError};
 
-/// Between two tries for a lock that somebody else holds.
+/// The pause between two attempts to take a lock that another process holds.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Holds an advisory lock on `<file>.lock` until it is dropped or the process ends.

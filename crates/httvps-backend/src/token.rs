@@ -47,8 +47,8 @@ impl Token {
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
-    /// A digest that no known token has; it stands in where there is no device to compare with.
-    pub(crate) const NOBODY: Self = Self([0; 32]);
+    /// A digest that no known token has, to compare with when the device is unknown.
+    pub(crate) const OF_NO_DEVICE: Self = Self([0; 32]);
 
     /// Hashes the text of a token.
     pub fn of(token: &str) -> Self {
@@ -74,7 +74,7 @@ impl From<TokenDigest> for String {
 }
 
 impl TryFrom<String> for TokenDigest {
-    // The text is left out of the message: somebody may have put a plain token here.
+    // The text is left out of the message: it may be a plain token.
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {

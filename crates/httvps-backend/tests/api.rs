@@ -128,7 +128,7 @@ async fn validate_device_gives_the_founding_answers() {
         (200, json!({ "allowed": true, "user_id": 7, "subscription_status": "active" }))
     );
     let refused = |reason: &str| (403, json!({ "allowed": false, "reason": reason }));
-    assert_eq!(service.validate("nobody", &token).await, refused("device_not_found"));
+    assert_eq!(service.validate("unknown", &token).await, refused("device_not_found"));
     assert_eq!(service.validate("anna", "wrong").await, refused("invalid_token"));
     assert_eq!(service.validate("anna", "").await, refused("invalid_token"));
     assert_eq!(service.validate("", &token).await, refused("device_not_found"));

@@ -60,8 +60,8 @@ pub enum Trust {
     System,
     /// These authorities and no others; one of them may be the gateway's own certificate.
     Only(Vec<CertificateDer<'static>>),
-    /// **Anybody's.** Whoever sits between the client and the gateway reads everything, the token
-    /// first of all. For tests on a link that nobody else can touch.
+    /// **Any certificate is accepted.** Anyone on the network path can read and change everything, the token
+    /// included. For tests on a trusted network only.
     Insecure,
 }
 

@@ -18,7 +18,7 @@ pub enum ConnectError {
         /// What the resolver said.
         words: String,
     },
-    /// Nobody listens at the gateway's address.
+    /// No program listens at the gateway's address.
     ConnectionRefused {
         /// Host and port.
         gateway: String,
@@ -60,7 +60,7 @@ pub enum ConnectError {
         /// What the backend says of the subscription.
         subscription_status: Option<String>,
     },
-    /// The gateway cannot ask its backend, and lets nobody in without it.
+    /// The gateway cannot ask its backend, and admits no device without it.
     BackendUnavailable,
     /// The gateway has as many sessions as it may, of this device or in all.
     SessionLimit,
@@ -93,7 +93,7 @@ pub enum Step {
 }
 
 impl ConnectError {
-    /// Whether somebody has to act (renew a subscription, correct a token) before another attempt
+    /// Whether the user has to act (renew a subscription, correct a token) before another attempt
     /// can succeed. Such errors are retried slowly.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. } | Self::BadHello(_) | Self::Config(_))
@@ -165,7 +165,7 @@ impl fmt::Display for ConnectError {
                 write!(f, "the gateway's name {host} does not resolve: {words}")
             }
             Self::ConnectionRefused { gateway } => {
-                write!(f, "nobody listens at {gateway} (connection refused)")
+                write!(f, "no program listens at {gateway} (connection refused)")
             }
             Self::Unreachable { gateway, words } => {
                 write!(f, "the gateway {gateway} cannot be reached: {words}")
@@ -186,7 +186,7 @@ impl fmt::Display for ConnectError {
                 }
             }
             Self::BackendUnavailable => {
-                f.write_str("the gateway cannot reach its backend and lets nobody in without it")
+                f.write_str("the gateway cannot reach its backend and admits no device without it")
             }
             Self::SessionLimit => f.write_str(
                 "the gateway allows no further session now, of this device or of all devices",
@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(refused("quota", None), "the backend refused this device: quota");
         assert_eq!(
             refused("backend_unavailable", None),
-            "the gateway cannot reach its backend and lets nobody in without it"
+            "the gateway cannot reach its backend and admits no device without it"
         );
     }
 

@@ -350,7 +350,7 @@ async fn a_gateway_that_stays_away_is_named_when_the_wait_is_over() {
     let begin = Instant::now();
     let error = client.open(&target("t:1")).await.unwrap_err();
     assert_eq!(begin.elapsed(), Timing::default().open_timeout);
-    assert!(error.to_string().contains("nobody listens at g:443"), "{error}");
+    assert!(error.to_string().contains("no program listens at g:443"), "{error}");
     sleep(Duration::from_hours(1)).await;
     let attempts = world.attempts();
     assert!((120..600).contains(&attempts), "{attempts} attempts in an hour");

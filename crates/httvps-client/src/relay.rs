@@ -81,7 +81,7 @@ where
 }
 
 /// Ends the sending half, then reads on until the local program closes too, for
-/// [`AFTER_TARGET_END`] at the most: closing over unread bytes resets the connection, and the
+/// at most [`AFTER_TARGET_END`]: closing over unread bytes resets the connection, and the
 /// reset can overtake what was sent.
 pub(crate) async fn part<L: Local>(local: &mut L) {
     let mut space = [0; 1024];

@@ -26,7 +26,7 @@ pub enum Source {
     Env,
     /// The YAML file.
     Yaml,
-    /// Nobody set it.
+    /// It was not set.
     Default,
 }
 

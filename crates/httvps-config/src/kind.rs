@@ -49,7 +49,7 @@ pub(super) trait Kind<T> {
         false
     }
 
-    /// The value of a setting that nobody set and that has no default; none = the setting is
+    /// The value of a setting that was not set and that has no default; none = the setting is
     /// required.
     fn absent() -> Option<T> {
         None

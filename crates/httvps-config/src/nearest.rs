@@ -1,4 +1,4 @@
-//! What somebody who mistyped a name may have meant.
+//! The known name that is nearest to a misspelt one.
 
 /// Most characters of a name that are compared.
 const MAX_COMPARED: usize = 64;

@@ -90,8 +90,8 @@ settings! {
     "Upstream" {
         /// Where streams go: `fake` and `echo` send every byte back, `blackhole` drops them,
         /// `direct` opens TCP connections and UDP sockets to the targets that clients name, `outline`
-        /// does so through an Outline (Shadowsocks) node that each session is given, `proxy` by way
-        /// of a node of the pool (`outline_nodes_path`), most often a SOCKS5 or HTTP proxy.
+        /// does so through an Outline (Shadowsocks) node that each session is given, `proxy` through
+        /// a node of the pool (`outline_nodes_path`), most often a SOCKS5 or HTTP proxy.
         upstream_mode: UpstreamMode as Choice, env GATEWAY_UPSTREAM_MODE, default "fake";
 
         /// Networks that `direct` may reach although they are not public, and to which a SOCKS5 proxy
@@ -114,8 +114,8 @@ settings! {
         stream_idle_timeout: Duration as Time, env GATEWAY_STREAM_IDLE_TIMEOUT, default "1h",
             range "100ms" to "168h";
 
-        /// A stream of datagrams on which none moved for so long is ended; to port 53 (DNS) it is 17 s at
-        /// the most.
+        /// A stream of datagrams on which none moved for so long is ended; to port 53 (DNS) it is at most
+        /// 17 s.
         datagram_idle_timeout: Duration as Time, env GATEWAY_DATAGRAM_IDLE_TIMEOUT, default "5m",
             range "100ms" to "168h";
 

@@ -1,4 +1,4 @@
-//! Who rules over sessions: the operator's backend, and the parties of the network by whose shares it is asked.
+//! Decides which sessions may exist: the client of the operator's backend, and the sources (networks) that share its places.
 
 pub mod backend;
 mod source;

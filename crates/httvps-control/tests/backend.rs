@@ -113,7 +113,7 @@ async fn the_request_is_the_one_of_the_founding_page() {
 }
 
 #[tokio::test]
-async fn an_open_breaker_spares_the_backend_and_still_lets_nobody_in() {
+async fn an_open_breaker_spares_the_backend_and_admits_no_device() {
     let backend = ScriptedBackend::start(Answer::Status(503)).await;
     let mut settings = settings(backend.url());
     settings.breaker_failures = 3;
@@ -130,7 +130,7 @@ async fn an_open_breaker_spares_the_backend_and_still_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn one_slow_call_holds_up_nobody_else() {
+async fn a_slow_call_does_not_delay_others() {
     let backend = ScriptedBackend::start(Answer::Slow(TIMEOUT * 30)).await;
     let client = std::sync::Arc::new(client(&settings(backend.url())));
     let slow = tokio::spawn({

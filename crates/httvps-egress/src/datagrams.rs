@@ -66,7 +66,7 @@ pub trait DatagramSocket: Send + Unpin {
 /// A UDP socket that is connected to its target.
 pub(crate) struct ConnectedUdp {
     socket: Arc<UdpSocket>,
-    /// Done when the system has an error for the socket. An error by itself does not wake whoever waits for datagrams,
+    /// Done when the system has an error for the socket. An error by itself does not wake a task that waits for datagrams,
     /// and without it a refusal would show at the next datagram of the client, or never.
     failed: BoxFuture<'static, ()>,
 }
@@ -76,7 +76,7 @@ impl ConnectedUdp {
     pub(crate) fn open(address: SocketAddr, source: &Source) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        // Not bound first without need: in between, datagrams of anybody come in.
+        // Not bound first without need: until it is connected, the socket receives datagrams from any address.
         let is_bound = source.apply(&SockRef::from(&socket), address.ip())?;
         socket.connect(&address.into())?;
         if is_bound {
@@ -105,7 +105,7 @@ impl ConnectedUdp {
 }
 
 /// Drops what came in before the socket was connected. Nothing was sent yet, so nothing of the target is lost. A target
-/// that floods the socket all the same ends this no later than anybody's datagrams would fill the socket's buffer.
+/// that floods the socket all the same ends this no later than datagrams from any address would fill the socket's buffer.
 fn drop_what_came(socket: &Socket) {
     const MOST: usize = 4096;
     let mut byte = [MaybeUninit::uninit()];
@@ -135,7 +135,7 @@ impl DatagramSocket for ConnectedUdp {
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, datagram: &[u8]) -> Poll<io::Result<()>> {
-        // Past the runtime's budget: whoever sends many has a bound of its own, and a datagram that is pending only
+        // Past the runtime's budget: the sender of many datagrams has a bound of its own, and a datagram that is pending only
         // because of the budget may be pushed out of its queue by the next ones.
         match self.socket.try_send(datagram) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -247,11 +247,11 @@ mod tests {
             Poll::Ready(ours.poll_recv(cx, &mut buffer).is_pending())
         });
         assert!(pending.await);
-        send(&mut ours, b"anybody?").await.unwrap();
+        send(&mut ours, b"first").await.unwrap();
         let error = recv(&mut ours).await.unwrap_err();
         assert_eq!(end_of_datagram_error(&error), Some("refused"));
         // And by the next one: the first must not have used the wake-up up.
-        send(&mut ours, b"really nobody?").await.unwrap();
+        send(&mut ours, b"second").await.unwrap();
         assert_eq!(recv(&mut ours).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 

@@ -22,7 +22,7 @@ use crate::{
 /// of a family that came late.
 const MAX_ADDRESSES: usize = 6;
 
-/// How long opening an upstream may take when nobody says otherwise.
+/// How long opening an upstream may take by default.
 pub const DEFAULT_DIAL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A dead target that is not on this host is noticed about two minutes after its last sign of life, however idle the
@@ -38,7 +38,7 @@ const KEEPALIVE_RETRIES: u32 = 4;
 /// dialled, at most six of them, and never the name again, so an answer that changes in between changes nothing. A family
 /// whose answer comes late is judged when it comes, by itself: the policy drops it as a whole, or it is dialled beside.
 ///
-/// A UDP socket goes to the first of these addresses to which this host has a way. Whether somebody listens there shows
+/// A UDP socket goes to the first of these addresses to which this host has a way. Whether a program listens there shows
 /// only when datagrams are sent, so no other address is tried then.
 ///
 /// Both leave from the [`Source`] that was chosen. Questions to name servers do not.
@@ -64,7 +64,7 @@ impl Direct {
         Self { shared }
     }
 
-    /// Opens the connection itself, for a connector that goes to its targets through a node. Whoever calls bounds
+    /// Opens the connection itself, for a connector that goes to its targets through a node. The caller bounds
     /// the time; dropping the future frees the sockets.
     pub async fn dial(&self, node: &Target) -> Result<TcpStream, ConnectError> {
         self.shared.open(node, Names::Own).await
@@ -204,7 +204,7 @@ impl Shared {
         Ok(addresses)
     }
 
-    /// The loopback addresses that the policy lets through. These two do not come from somebody's name server, so one
+    /// The loopback addresses that the policy lets through. These two do not come from a name server, so one
     /// that is refused does not taint the other: an operator who allows 127.0.0.0/8 can use the name.
     fn permitted_loopback(&self) -> Result<Vec<IpAddr>, ConnectError> {
         let four = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -12,7 +12,7 @@ use crate::Denied;
 /// Why an upstream could not be opened. `Display` says it in plain words and names no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectError {
-    /// The target's host answered that nobody listens on the port.
+    /// The target's host answered that no program listens on the port.
     Refused,
     /// No route leads to the target, or something on the way rejects it.
     Unreachable,

@@ -115,7 +115,7 @@ async fn listener(address: &str) -> (TcpListener, u16) {
     (listener, port)
 }
 
-/// Listens on 127.0.0.2 and on 127.0.0.1 with one port, which somebody else may hold on the latter.
+/// Listens on 127.0.0.2 and on 127.0.0.1 with one port, which another process may hold on the latter.
 async fn twin_listeners() -> (TcpListener, TcpListener, u16) {
     loop {
         let (first, port) = listener("127.0.0.2").await;
@@ -213,7 +213,7 @@ async fn localhost_works_as_far_as_it_is_allowed() {
     let localhost = format!("localhost:{port}");
     let four = direct(&["127.0.0.0/8"], scripted(&[]));
     pair(&four, &localhost, &listener).await;
-    // Nobody listens on ::1, so the second address is the one that answers.
+    // No program listens on ::1, so the second address is the one that answers.
     let both = direct(&["127.0.0.0/8", "::1/128"], scripted(&[]));
     pair(&both, &localhost, &listener).await;
 }

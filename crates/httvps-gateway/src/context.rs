@@ -55,7 +55,7 @@ const LOG_BURST: u32 = 500;
 pub(crate) enum Egress {
     /// The same way for all.
     Common(Arc<dyn Connector>),
-    /// By way of the node that each session is given.
+    /// Through the session's node.
     Nodes(Arc<NodePool>),
 }
 
@@ -137,7 +137,7 @@ impl Context {
         budget.try_take(Instant::now())
     }
 
-    /// Whether the gateway is on its way out and takes nobody new.
+    /// Whether the gateway drains and accepts no new sessions.
     pub(crate) fn is_draining(&self) -> bool {
         self.is_draining.load(Ordering::Acquire)
     }

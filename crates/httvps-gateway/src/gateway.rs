@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How long before the end of the drain time-out whoever is left is closed.
+/// How long before the end of the drain time-out the remaining sessions are closed.
 const LAST_CLOSE: Duration = Duration::from_secs(3);
 
 /// Why a gateway does not start. `Display` names the setting and what is wrong with it.
@@ -330,7 +330,7 @@ fn spawn_helpers(
     tasks
 }
 
-/// Not ready → nobody new → clients told → closes spread out → whoever is left closed.
+/// Readiness off → stop accepting → `GO_AWAY` → staggered close → forced close.
 async fn drain(context: &Arc<Context>, signals: &Signals) {
     let start = Instant::now();
     let sessions = context.registry.len();

@@ -192,14 +192,14 @@ impl Registry {
         }
     }
 
-    /// Tells one session after the other, evenly over `spread`, so that their clients do not all
-    /// come back at once. Cancelling it leaves the rest untold.
+    /// Gives the order to one session after the other, so that their clients do not all reconnect at once: of `n`
+    /// sessions number `i` gets it `i / n` of `spread` after the call, so the first one at once and the last one
+    /// `spread / n` before the end. Cancelling it leaves the remaining sessions without the order.
     pub(crate) async fn order_spread(&self, order: Order, spread: Duration) {
         let controls = self.controls();
         let start = Instant::now();
         let count = controls.len().max(1) as u32;
         for (turn, control) in (0u32..).zip(controls) {
-            // The last one is told at the end of the spread, a single one at once.
             let at = start + spread.mul_f64(f64::from(turn) / f64::from(count));
             tokio::time::sleep_until(at.into()).await;
             control.give(order);

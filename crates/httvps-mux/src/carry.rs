@@ -1,7 +1,7 @@
 //! Local connections that the driver moves bytes to and from by itself.
 //!
 //! A [`Stream`] costs a copy, a lock and a change of tasks for what it moves. While both sides of a
-//! stream are open nobody needs it: the driver reads the local connection straight into the message
+//! stream are open it is not needed: the driver reads the local connection straight into the message
 //! that goes out, and writes to it straight from the message that came in.
 
 use crate::StreamWaker;
@@ -80,7 +80,7 @@ type HandedBack = (Box<dyn Local>, Option<io::Error>);
 
 impl Carried {
     pub(crate) fn hand_back(self, broken: Option<io::Error>) {
-        // Whoever does not wait for it any more has dropped the stream too.
+        // A receiver that no longer waits has dropped the stream too.
         let _ = self.back.send((self.local, broken));
     }
 

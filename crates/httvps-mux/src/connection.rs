@@ -23,7 +23,7 @@ use tokio::sync::watch;
 pub struct Settings {
     /// From the `hello` to the `auth_result`. Default 15 s.
     pub hello_timeout: Duration,
-    /// Bytes that are buffered for one stream that nobody reads before the connection is not read
+    /// Bytes that are buffered for one stream that is not read before the connection is not read
     /// either. Exceeded by one message at most. Default 4 MiB.
     pub max_stream_buffered: usize,
     /// The same for all streams of the connection. Default 16 MiB.
@@ -329,7 +329,7 @@ impl Answer {
     }
 }
 
-/// Says goodbye without insisting on it.
+/// Sends a Close frame, without waiting for the answer.
 async fn part(carrier: &mut dyn Carrier) {
     const PATIENCE: Duration = Duration::from_millis(500);
     carrier.queue_close(1000, "");

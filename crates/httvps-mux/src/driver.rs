@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep_until};
 const MAX_SPARE: usize = 64;
 
 thread_local! {
-    /// An empty list of wakers, so that waking somebody does not cost an allocation.
+    /// An empty list of wakers, so that a wake-up does not cost an allocation.
     static SPARE: Cell<Vec<Waker>> = const { Cell::new(Vec::new()) };
 }
 
@@ -111,7 +111,7 @@ impl Future for Driver {
     }
 }
 
-/// The runtime went down, or the driver panicked: nobody may wait for it any longer.
+/// The runtime went down, or the driver panicked: every waiting task is woken with an error.
 impl Drop for Driver {
     fn drop(&mut self) {
         self.shared.with(|state| {

@@ -70,7 +70,7 @@ impl StreamWaker {
     }
 
     /// Says that the stream waits for its turn. True when it did not yet: the caller lists it. Until
-    /// it is polled it is listed by nobody else then, so that no stream has two turns in a round.
+    /// it is polled no other caller lists it, so that no stream has two turns in a round.
     pub fn claim(&self) -> bool {
         !self.is_queued.swap(true, Ordering::AcqRel)
     }
@@ -130,7 +130,7 @@ mod tests {
         assert!(waker.is_queued());
         let mut list = Vec::new();
         ready.take(|stream| list.push(stream));
-        assert_eq!(list, [], "whoever claimed it lists it");
+        assert_eq!(list, [], "the caller that claimed it lists it");
         waker.clear();
         waker.schedule();
         assert!(!waker.claim(), "it is listed already");

@@ -25,7 +25,7 @@ const RECV_BUDGET: u32 = 32;
 /// more is read that may want an answer, and no stream is opened.
 const ANSWER_ROOM: usize = 256 * 1024;
 
-/// The connection. Only the driver polls the carrier, so nobody takes a waker from anybody.
+/// The connection. Only the driver polls the carrier, so no task replaces the waker of another.
 pub(crate) struct State {
     /// None when the connection is over.
     pub(crate) carrier: Option<Box<dyn Carrier>>,
@@ -37,7 +37,7 @@ pub(crate) struct State {
     /// Whether the gateway answers while the connection is being used.
     pub(crate) silence: Silence,
     pub(crate) is_draining: bool,
-    /// Nobody can open streams any more: the last one to end closes the connection.
+    /// No handle is left that could open streams: the last one to end closes the connection.
     is_abandoned: bool,
     /// An `open` was refused for want of room in the queue.
     has_refused_open: bool,
@@ -175,7 +175,7 @@ impl State {
         self.effects.has_work = true;
         let id = self.table.insert(key, progress);
         if kind == StreamKind::Datagrams {
-            // Whoever drops it leaves nothing behind that a target would wait for.
+            // A dropped stream of datagrams leaves nothing that its target would wait for.
             self.table.slot(id).is_broken_off = true;
         }
         Ok(id)

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 ///
 /// **Reads** end with `Ok` and no bytes when the target has finished. When the stream failed they
 /// deliver what had arrived, then an [`io::Error`] whose inner error is a [`StreamFailure`]. The
-/// JSON protocol has no credit: what nobody reads is buffered (4 MiB a stream and 16 MiB a
+/// JSON protocol has no credit: what is not read is buffered (4 MiB a stream and 16 MiB a
 /// connection by default), then the whole connection waits for the reader, and a reader that
 /// holds it up for 10 seconds loses its stream
 /// ([`Settings::stall_timeout`](crate::Settings::stall_timeout)).
@@ -22,9 +22,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// **Writes** take at most 64 KiB at once and wait while more than 256 KiB are queued for the
 /// gateway. `poll_flush` is ready at once, since the driver sends what is queued by itself.
 ///
-/// In the second wire format reads and writes are bound by credit instead: what nobody reads is at
+/// In the second wire format reads and writes are bound by credit instead: unread data is at
 /// most the stream's window (64 KiB, growing to 16 MiB as the path needs it), holds up no other
-/// stream and costs nobody his stream; writes wait for the gateway's credit.
+/// stream and ends no stream; writes wait for the gateway's credit.
 ///
 /// **`poll_shutdown`** finishes our half in the second wire format; in JSON it only ends writing
 /// here, and the target does not learn of it ([`Self::has_half_close`]). What was written is

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::task::Waker;
 use tokio::io::ReadBuf;
 
-/// Every [`Stream`](crate::Stream) that somebody holds, with what has arrived for it.
+/// Every [`Stream`](crate::Stream) that a task holds, with what has arrived for it.
 ///
 /// A slot lives as long as its `Stream`; the key of the protocol session goes earlier, when the
 /// gateway ends the stream, and may by then belong to another slot.
@@ -140,7 +140,7 @@ impl Table {
         }
     }
 
-    /// Bytes of a stream that nobody has read.
+    /// Unread bytes of a stream.
     pub(crate) fn unread(&self, id: usize) -> usize {
         self.slots[id].chunks.len()
     }
@@ -155,7 +155,7 @@ impl Table {
         slot.key
     }
 
-    /// Whether somebody still holds the stream of this key.
+    /// Whether a [`Stream`](crate::Stream) with this key still exists.
     pub(crate) fn holds(&self, key: StreamKey) -> bool {
         self.by_key.contains_key(&key)
     }
@@ -276,7 +276,7 @@ impl Table {
                 self.by_key.remove(&key);
                 keys.push(key);
             }
-            let words = "nobody read the stream while it held up the whole connection";
+            let words = "the stream was not read while it held up the whole connection";
             slot.end(Progress::Failed(StreamFailure::new(Some(StreamEnd::Stalled), words)), wakes);
         }
     }

@@ -13,7 +13,7 @@ const IN_A_ROW: u8 = 16;
 /// How a stream uses the session, as far as its last read shows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Pace {
-    /// Small pieces now and then, for which somebody waits.
+    /// Small pieces now and then; latency matters.
     #[default]
     Interactive,
     /// As much as goes.
@@ -129,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_waits_has_a_turn(bulks in 1usize..20, rounds in 1usize..200) {
+        fn every_waiting_stream_has_a_turn(bulks in 1usize..20, rounds in 1usize..200) {
             // One interactive stream that always wants another turn, and bulk streams likewise.
             let mut turns = turns(&[(0, Pace::Interactive)]);
             for key in 1..=bulks {

@@ -57,7 +57,7 @@ impl State {
                         out.frames(|frames| v2.session.consumed(stream, taken, now, frames));
                     }
                 }
-                // Nobody holds the stream any more, and its target has more to say.
+                // The stream was dropped, and its target has more to say.
                 Event::Data { stream, .. } => out.frames(|frames| {
                     v2.session.reset(stream, ResetCode::Cancelled, "", frames);
                 }),

@@ -82,8 +82,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Whether a datagram from here may be the target's. Where the target is a name, whoever resolved it says only what
-    /// address it has led to, so the port alone is compared.
+    /// Whether a datagram from here may be the target's. Where the target is a name, its resolution is known only to the party that
+    /// resolved it, so the port alone is compared.
     pub fn fits(&self, target: &Target) -> bool {
         let is_there = match &target.host {
             Host::Ip(ip) => self.ip == Some(ip.to_canonical()),

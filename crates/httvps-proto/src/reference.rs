@@ -1,7 +1,7 @@
 //! The reference page of frames and codes, as Markdown.
 //!
 //! The page is made from the closed sets themselves, so it cannot miss one of them. Nothing is
-//! written here; whoever asks decides where the text goes.
+//! written here; the caller decides where the text goes.
 
 use crate::{CAPABILITIES, ErrorCode, StreamEnd, StreamRefusal};
 use std::fmt::Write as _;

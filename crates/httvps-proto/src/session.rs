@@ -296,7 +296,7 @@ impl Session {
         }
     }
 
-    /// Whether the client was told of a drain and can move to another session by itself.
+    /// Whether the client receives `GO_AWAY` and can move to another session by itself.
     pub fn may_outlive_drain(&self) -> bool {
         matches!(&self.phase, Phase::Active(active) if active.accepted.go_away)
     }

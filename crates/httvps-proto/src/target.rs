@@ -1,7 +1,7 @@
-//! Where a stream wants to go: `host:port`, read strictly and without asking anybody.
+//! The target of a stream: `host:port`, parsed strictly and without a lookup.
 //!
 //! A name is only checked for its spelling here. A number in any spelling that `inet_aton(3)` reads is taken as the
-//! address it means, so that whoever judges the target sees the address that would be dialled.
+//! address it means, so that the egress policy sees the address that would be dialled.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -36,7 +36,7 @@ where
         ([VERSION, NO_AUTH], _) => Ok(()),
         ([VERSION, PASSWORD], Some(credentials)) => log_in(io, credentials).await,
         ([VERSION, NO_METHOD], None) => Err(Error::NoCredentials),
-        // It takes neither nobody in particular nor users with passwords.
+        // The proxy accepts neither of the two methods that were offered.
         ([VERSION, NO_METHOD], Some(_)) => Err(Error::Credentials),
         _ => Err(Error::NotAProxy),
     }

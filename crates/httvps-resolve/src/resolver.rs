@@ -197,7 +197,7 @@ impl Shared {
             Some(places) => Some(places.acquire().await.map_err(|_| ResolveError::Overload)?),
             None => None,
         };
-        // Somebody may have asked for it meanwhile.
+        // Another lookup may have filled the cache meanwhile.
         if let Some(known) = dns.answers.get(&name, Instant::now()) {
             return known.map(Addresses::from);
         }

@@ -7,7 +7,7 @@ use std::ops::Range;
 /// block of the next one, or the first packet of a stream with such a chunk in it.
 pub(crate) const AREA_LEN: usize = 66 * 1024;
 
-/// Areas that a thread keeps while nobody uses them; more are freed.
+/// Unused areas that a thread keeps; further ones are freed.
 const AREAS: usize = 4;
 
 thread_local! {

@@ -116,7 +116,7 @@ impl Cipher {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA1_FOR_LEGACY_USE_ONLY, salt).extract(key);
         prk.expand(&[SUBKEY_INFO], Length(subkey.len()))
             .and_then(|okm| okm.fill(subkey))
-            .expect("HKDF-SHA1 gives up to 5,100 bytes, and 32 at the most are asked for");
+            .expect("HKDF-SHA1 gives up to 5,100 bytes, and at most 32 are asked for");
     }
 }
 

@@ -21,7 +21,7 @@ pub trait PacketSocket {
     fn poll_send(&mut self, cx: &mut Context<'_>, packet: &[u8]) -> Poll<io::Result<()>>;
 }
 
-/// A refusal by the node's host shows at the next call, and wakes nobody.
+/// A refusal by the node's host (ICMP) shows at the next call; it does not wake a waiting task.
 impl PacketSocket for UdpSocket {
     fn poll_recv(
         &mut self,
@@ -65,12 +65,12 @@ impl<S: PacketSocket> Datagrams<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let mut area = area::take();
-        let received = self.poll_recv_by_way_of(cx, buffer, &mut area);
+        let received = self.poll_recv_through(cx, buffer, &mut area);
         area::give_back(area);
         received
     }
 
-    fn poll_recv_by_way_of(
+    fn poll_recv_through(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,

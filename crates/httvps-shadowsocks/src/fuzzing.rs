@@ -50,7 +50,7 @@ impl NodeHalf {
         }
     }
 
-    /// All that was said so far, for whoever is on the way to change it.
+    /// All bytes sent so far, for a test that changes them on the way.
     pub fn wire_mut(&mut self) -> &mut Vec<u8> {
         &mut self.wire
     }

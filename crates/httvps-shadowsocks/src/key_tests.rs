@@ -68,7 +68,7 @@ fn the_ciphers_of_2022_take_a_key_of_exactly_their_length() {
 }
 
 #[test]
-fn a_prefix_is_bytes_by_way_of_characters() {
+fn a_prefix_has_one_byte_for_each_character() {
     let base = "ss://chacha20-ietf-poly1305:p@a.example:1/?outline=1&prefix=";
     for (written, bytes) in [
         ("%16%03%01%00%C2%A8%01%01", &b"\x16\x03\x01\x00\xa8\x01\x01"[..]),

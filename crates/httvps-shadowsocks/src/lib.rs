@@ -4,7 +4,7 @@
 //! [`Stream`]s over TCP connections to the node, and [`Datagrams`] over UDP sockets. Six [`Cipher`]s are known: the three
 //! AEAD ones that Outline and others use (SIP004), and the three of 2022 (SIP022).
 //!
-//! Names are not resolved here: whoever dials gives the node's address.
+//! Names are not resolved here: the caller passes a connection or a socket to the node.
 //!
 //! Reading order: [`AccessKey`] → [`Client`] → [`Stream`] → `outbound`, `inbound` (the codec without I/O) → `aead`;
 //! [`Datagrams`] → `packets` → `replay`.

@@ -10,7 +10,7 @@ use crate::cipher::KEY_MAX;
 use crate::{AccessKey, Error, salt};
 use httvps_proto::address::{self, ADDRESS_MAX};
 
-/// Payload that is sealed at one time at the most.
+/// Most payload that is sealed at one time, in bytes.
 const BATCH: usize = 64 * 1024;
 
 /// What a chunk adds to its payload: the sealed length and the payload's tag.

@@ -83,7 +83,7 @@ fn without_a_target_each_payload_has_its_address_header() {
 }
 
 #[test]
-fn what_is_old_or_repeated_or_for_somebody_else_is_dropped() {
+fn old_repeated_and_foreign_packets_are_dropped() {
     for cipher in Cipher::ALL.into_iter().filter(|cipher| cipher.is_2022()) {
         let mut ours = packets(cipher, "192.0.2.7:53");
         let good = ours.answer();

@@ -17,17 +17,17 @@ use crate::inbound::Inbound;
 use crate::outbound::{Outbound, Sealed};
 use crate::{AccessKey, Error};
 
-/// How long the address header waits for a payload to go with, once somebody reads; Outline's clients wait as long.
+/// How long the address header waits for a first payload, once the stream is read; Outline's clients wait as long.
 pub const HEADER_WAIT: Duration = Duration::from_millis(10);
 
 /// A stream to a target through a node.
 ///
-/// Salt, address and the first payload leave in one packet: nothing is sent before the first write. When somebody
-/// reads and nothing is written for [`HEADER_WAIT`], the header goes alone, so that a target which speaks first is
+/// Salt, address and the first payload leave in one packet: nothing is sent before the first write. When the stream
+/// is read and nothing is written for [`HEADER_WAIT`], the header goes alone, so that a target which speaks first is
 /// heard. `poll_shutdown` sends it too, `poll_flush` does not: it is no byte of the caller's.
 ///
 /// A write takes up to 64 KiB and seals them; what the connection does not take at once waits in the stream, and goes
-/// out with the next write, flush, shutdown or read. So there is never more than one such batch, and whoever stops
+/// out with the next write, flush, shutdown or read. So there is never more than one such batch, and a caller that stops
 /// writing and reading must flush. `poll_shutdown` finishes our half; the other half can still be read.
 ///
 /// The node's finish is an end of file if it comes between chunks, and [`Error::Truncated`] otherwise. An end of file
@@ -45,7 +45,7 @@ pub struct Stream<S = TcpStream> {
     inbound: Inbound,
     /// Sealed bytes that the connection has not taken.
     sealed: Waiting,
-    /// Runs while the header waits and somebody reads.
+    /// Runs while the header waits and the stream is read.
     header_wait: Option<Pin<Box<Sleep>>>,
     /// The last call that writes is pending and has left its waker with the connection. A reader then must not replace
     /// it by its own.

@@ -248,7 +248,7 @@ async fn what_the_connection_does_not_take_waits_and_goes_with_whatever_comes_ne
         assert_eq!(stream.write(b"first").await.unwrap(), 5);
         assert_eq!(wire.sent().len(), 10);
         let refused = tokio::time::timeout(Duration::ZERO, stream.write(b"more")).await;
-        assert!(refused.is_err(), "one batch waits at the most");
+        assert!(refused.is_err(), "at most one batch waits");
         wire.set_room(None);
         match next {
             0 => stream.flush().await.unwrap(),
@@ -306,7 +306,7 @@ async fn without_a_target_the_first_bytes_are_the_address() {
         stream.write_all(&[HEADER, b"payload"].concat()).await.unwrap();
         assert_eq!(wire.with(|state| state.written.len()), 1);
         assert_eq!(understood(cipher, &wire).payload, b"payload");
-        // Nobody named a target, so there is nothing to say.
+        // Without a target there is no header to send.
         let (mut stream, wire) = opened(key(cipher), None);
         stream.shutdown().await.unwrap();
         assert!(wire.sent().is_empty());

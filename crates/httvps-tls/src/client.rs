@@ -24,9 +24,9 @@ pub enum Roots {
     /// itself; name and dates are checked in both cases. Entries that do not parse are skipped,
     /// as system bundles hold some; if none parses, every handshake fails.
     Bundle(Vec<CertificateDer<'static>>),
-    /// **ANY** certificate, by **ANYBODY**, for any name. Whoever sits between the client and the
+    /// **ANY** certificate, by any issuer, for any name. An attacker between the client and the
     /// gateway can read and change everything, the device's token first of all. Only for a test
-    /// on a link that nobody else can touch.
+    /// on a trusted network.
     Insecure,
 }
 

@@ -64,7 +64,7 @@ impl Engine {
         matches!(self, Self::Server(_)) && self.version().is_none()
     }
 
-    /// Whether what is left to send after the handshake are tickets, which nobody waits for: they
+    /// Whether what is left to send after the handshake are tickets, which no peer waits for: they
     /// leave with the first write or flush. (Sealing the first data behind them in one write was no
     /// cheaper: the HTTP server flushes before the request is there.)
     pub(super) fn has_only_tickets(&self) -> bool {

@@ -4,7 +4,7 @@ use rustls::{AlertDescription, Error, HandshakeType, InvalidMessage, PeerMisbeha
 
 use super::record::{self, Opened, Version};
 
-/// Length of a reassembled handshake message at the most.
+/// Longest reassembled handshake message, in bytes.
 const MESSAGE_MAX: usize = 64 * 1024;
 
 /// Type and length of a handshake message, RFC 8446 section 4.

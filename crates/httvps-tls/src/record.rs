@@ -16,10 +16,10 @@ pub(super) const APPLICATION_DATA: u8 = 23;
 /// Type, version and length.
 pub(super) const HEADER_LEN: usize = 5;
 
-/// Content of a record at the most, in both versions.
+/// Most content of a record, in both versions, in bytes.
 pub(super) const FRAGMENT_MAX: usize = 16 * 1024;
 
-/// What a record adds to its content at the most: header, explicit nonce of 1.2, tag.
+/// Most bytes that a record adds to its content: header, explicit nonce of 1.2, tag.
 pub(super) const OVERHEAD_MAX: usize = HEADER_LEN + EXPLICIT_LEN + TAG_LEN;
 
 /// All AEADs of TLS that we offer have tags of this length.
@@ -274,7 +274,7 @@ impl Opener {
         record_len.saturating_sub(around)
     }
 
-    /// Content that a record of this length has at the most.
+    /// Most content that a record of this length can have, in bytes.
     pub(super) fn content_max(&self, record_len: usize) -> usize {
         self.opened_len(record_len).saturating_sub(self.half.format.type_len())
     }

@@ -15,13 +15,13 @@ use crate::buffers::AREA_LEN;
 use crate::give_way;
 
 /// Bytes that fill one segment of the loopback interface once they are sealed: an MTU of 65,536, of which IPv6 and TCP
-/// with its timestamps take 72, and four records of which each adds 29 bytes at the most.
+/// with its timestamps take 72, and four records of which each adds at most 29 bytes.
 ///
 /// A byte more costs a record, a segment, its acknowledgement and a wake-up of the receiver more. Elsewhere segments
 /// are so much smaller that it makes no difference.
 pub const SEGMENT_PLAIN: usize = 65_536 - 72 - 4 * OVERHEAD_MAX;
 
-/// Bytes that one write seals at the most.
+/// Most bytes that one write seals.
 const WRITE_MAX: usize = 2 * SEGMENT_PLAIN;
 
 /// A TLS stream over `IO`, made by [`ServerTls::accept`](super::ServerTls::accept) or

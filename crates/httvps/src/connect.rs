@@ -63,7 +63,7 @@ pub(crate) struct ConnectArgs {
     /// gateway's own certificate
     #[arg(long, value_name = "FILE", env = "HTTVPS_CA", conflicts_with = "insecure")]
     ca: Option<PathBuf>,
-    /// DANGEROUS: accept any certificate; whoever is on the way can read everything
+    /// DANGEROUS: accept any certificate; anyone on the network path can read everything
     #[arg(long)]
     insecure: bool,
     /// Address of the local proxy; port 0 takes a free one
@@ -265,7 +265,7 @@ async fn connect(args: ConnectArgs, voice: &Arc<Voice>) -> Result<(), String> {
             while tasks.join_next().await.is_some() {}
             client.close().await;
         } => {}
-        // Whoever insists does not want to wait for the gateway's goodbye.
+        // A second signal ends the program without waiting for the gateway's Close frame.
         () = signals.next() => {}
     }
     result
@@ -306,7 +306,7 @@ fn configure(args: &ConnectArgs, voice: &Voice) -> Result<Config, String> {
         config.trust = Trust::Insecure;
         voice.say(
             Level::Warn,
-            &"WARNING: --insecure accepts ANY certificate. Whoever is between this machine and \
+            &"WARNING: --insecure accepts ANY certificate. Anyone between this machine and \
               the gateway can read and change everything, the device's token first of all",
         );
     }

@@ -136,7 +136,7 @@ fn parameters(names: Vec<String>, now: SystemTime) -> Result<CertificateParams, 
     Ok(parameters)
 }
 
-/// Puts a new file in the place of an old one, so that nobody reads half of it.
+/// Replaces a file in one step, so that no reader sees half of it.
 fn replace(path: &Path, text: &str, mode: u32) -> Result<(), DevCertificateError> {
     let failed = |problem| DevCertificateError::Io(path.to_owned(), problem);
     let fresh = path.with_extension(format!("{}.tmp", std::process::id()));

@@ -51,7 +51,7 @@ struct TestArgs {
     /// Name server to ask through the node
     #[arg(long, value_name = "HOST:PORT", default_value = "1.1.1.1:53", value_parser = target)]
     dns: Target,
-    /// How long each step may take, in seconds: 10 at the most
+    /// How long each step may take, in seconds: at most 10
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10))]
     timeout: u64,
     /// Certificates, PEM, to trust for a dynamic key or an https proxy besides those of the system

@@ -87,7 +87,7 @@ mod counting {
     }
 }
 
-/// Payload of a DATA frame at the most: so many bytes are at least one frame.
+/// Largest payload of a DATA frame: so many bytes are at least one frame.
 const FRAME: usize = 64 * 1024;
 
 /// Frames that are moved before anything is counted: windows and buffers have grown by then.

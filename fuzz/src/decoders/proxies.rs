@@ -257,7 +257,7 @@ impl Http {
         }
     }
 
-    /// Whether nobody can find fault with a head.
+    /// Whether a head follows the grammar strictly.
     fn is_strict(head: &[u8]) -> bool {
         let Some(head) = head.strip_suffix(b"\r\n\r\n") else { return false };
         let Ok(head) = std::str::from_utf8(head) else { return false };
@@ -345,7 +345,7 @@ impl Decoder for Http {
             (Ok(read), Some((200..=299, end, _))) => {
                 assert!(*read == bytes[end..], "{} bytes of {}", read.len(), bytes.len() - end);
             }
-            (Ok(_), _) => panic!("a stream that nobody granted: {slow:?}"),
+            (Ok(_), _) => panic!("a stream that was not granted: {slow:?}"),
             (Err("garbage"), Some((_, end, true))) if end <= LONGEST_HEAD => {
                 panic!("it is in order")
             }
@@ -355,7 +355,7 @@ impl Decoder for Http {
                 assert!(!(200..300).contains(&status), "{status} refused as {error}");
                 assert!(*error == Self::expected(status, has_key), "{status} is {error}");
             }
-            (Err(error), None) => panic!("{error} that nobody said"),
+            (Err(error), None) => panic!("{error} that was not sent"),
         }
         // Few long inputs are kept, which take long.
         let about = |length: usize| length.checked_ilog2();

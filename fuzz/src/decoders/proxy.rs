@@ -10,7 +10,7 @@ fn credentials() -> Credentials {
     Credentials::new(Secret::new("ann".into()), Secret::new("s3cret".into()))
 }
 
-/// Pieces make no difference, and with credentials nobody comes in without them.
+/// Pieces make no difference, and configured credentials are required.
 pub(super) struct Socks5 {
     credentials: Credentials,
 }
@@ -96,7 +96,7 @@ impl Decoder for Socks5Udp {
 
     fn run(&mut self, input: &[u8]) -> u64 {
         let Some((target, payload, header)) = socks5_datagram(input) else { return 0 };
-        assert!(input.ends_with(payload), "bytes that nobody sent");
+        assert!(input.ends_with(payload), "bytes that were not sent");
         let answer = [&*header, payload].concat();
         let again = socks5_datagram(&answer).map(|(target, payload, _)| (target, payload));
         assert!(again == Some((target.clone(), payload)), "{target} reads differently");

@@ -1,8 +1,8 @@
 //! TLS records behind the handshake, in both versions and roles.
 //!
-//! The input is a list of what a peer and somebody on the way do: records of any kind and content,
+//! The input is a list of what a peer and an attacker on the way do: records of any kind and content,
 //! bits that change, records that are lost, repeated, cut or made up. Whatever happens, a reader gets
-//! what the peer sealed as data, from its start and in its order, all of it if nobody interfered; and
+//! what the peer sealed as data, from its start and in its order, all of it without an attack; and
 //! memory is bounded.
 
 use super::behaviour;
@@ -219,7 +219,7 @@ impl Decoder for Records {
             let held = stream.buffered_capacity();
             assert!(held <= MAX_HELD, "{held} bytes held");
         });
-        assert!(good.starts_with(&received), "{} bytes that nobody sealed", received.len());
+        assert!(good.starts_with(&received), "{} bytes that were not sealed", received.len());
         if is_plain {
             let is_whole = received == good && end.as_deref() == Some("unexpected end of file");
             // The bound on records without content is the one thing that ends good data.

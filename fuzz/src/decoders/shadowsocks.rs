@@ -21,8 +21,8 @@ pub(super) fn cipher(byte: u8) -> Cipher {
     Cipher::ALL[usize::from(byte) % Cipher::ALL.len()]
 }
 
-/// A reader gets what a node with the key sealed for it, from its start and in its order, all of it when nobody
-/// interfered; and nothing of a node that has another key.
+/// A reader gets what a node with the key sealed for it, from its start and in its order, all of it without an
+/// attack; and nothing of a node that has another key.
 pub(super) struct NodeStream;
 
 struct Script {
@@ -65,7 +65,7 @@ impl Script {
         self.good.extend_from_slice(payload);
     }
 
-    /// One thing that the node or somebody on the way does; gives what is left of the list.
+    /// One thing that the node or an attacker on the way does; gives what is left of the list.
     fn act<'i>(&mut self, op: u8, arg: u8, rest: &'i [u8]) -> &'i [u8] {
         let number = usize::from(arg);
         match op % 16 {
@@ -183,7 +183,7 @@ impl Decoder for NodeStream {
         let total = wire.len();
         *stream.get_mut() = Pieces::new(wire, 1 + usize::from(*piece) * 16);
         let (received, end) = read_all(&mut stream, 1 + usize::from(*room) * 80, |_| {});
-        assert!(good.starts_with(&received), "{} bytes that nobody sealed", received.len());
+        assert!(good.starts_with(&received), "{} bytes that were not sealed", received.len());
         assert!(received.is_empty() || !is_alien, "what is no answer to this request was taken");
         let has_spoken = last > 0;
         if !is_right {
@@ -287,7 +287,7 @@ impl Decoder for NodePackets {
                 }
                 _ => {}
             }
-            // A packet that was seen is not opened again, whoever sent it; the ciphers of 2017 have no numbers.
+            // A packet that was seen is not opened again; the ciphers of 2017 have no numbers.
             let is_noted = is_right && (may_open || op % 8 == 1);
             let is_again = is_2022 && is_noted && !seen.insert(*number);
             let result = ours.open(packet);

@@ -197,7 +197,7 @@ impl Decoder for BackendAnswer {
             // has no second opinion.
             let other = serde_json::from_slice::<serde_json::Value>(body);
             let denies = other.is_ok_and(|value| value["allowed"] != true);
-            assert!(!answer.allowed || (status == 200 && !denies), "nobody let it in");
+            assert!(!answer.allowed || (status == 200 && !denies), "it was not admitted");
         }
         behaviour((
             status,

@@ -180,7 +180,7 @@ impl Decoder for Answer {
                 let sent = server.answer.unwrap_or_default();
                 assert!(sent[..server.at].ends_with(&early), "bytes that were not sent");
                 let has = |part: &[u8]| input.windows(part.len()).any(|window| window == part);
-                assert!(has(b"ACCEPT") && has(b" 101"), "nobody has answered the key");
+                assert!(has(b"ACCEPT") && has(b" 101"), "the key was not answered");
                 behaviour(early.len())
             }
             Err(HandshakeError::Io(error)) => panic!("{error}"),

@@ -11,7 +11,7 @@ use tungstenite::Message;
 use tungstenite::error::{Error as TheirError, ProtocolError};
 use tungstenite::protocol::{Role as TheirRole, WebSocketConfig};
 
-/// Bytes of a message at the most, so low that inputs reach it.
+/// Longest message in bytes, so short that inputs reach it.
 const LIMIT: usize = 300;
 
 #[derive(Debug, PartialEq, Eq, Hash)]

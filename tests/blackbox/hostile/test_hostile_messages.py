@@ -88,7 +88,7 @@ def test_a_flood_of_empty_messages(case):
     case.recovered()
 
 
-def test_600000_pings_whose_pongs_nobody_reads(case):
+def test_600000_pings_whose_pongs_are_not_read(case):
     case = case()
     wire = wire_login(case.gateway)
     block = encode(PING, bytes(125)) * 1000
@@ -137,7 +137,7 @@ def exchange(wire, data):
     return got
 
 
-def test_600000_json_pings_whose_pongs_nobody_reads(case):
+def test_600000_json_pings_whose_pongs_are_not_read(case):
     case = case()
     wire = wire_login(case.gateway)
     done, how = push(wire, encode(TEXT, b'{"type":"ping"}') * 1000, 600, 6)

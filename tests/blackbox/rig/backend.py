@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Backend:
-    """Starts on a free loopback port; devices nobody scripted are allowed."""
+    """Starts on a free loopback port; devices without a script are allowed."""
 
     def __init__(self, tls=None):
         self.port = None

@@ -146,7 +146,7 @@ class Sink:
 
 
 def refusing_port(kind=socket.SOCK_STREAM):
-    """A loopback port that nobody listens on."""
+    """A loopback port without a listener."""
     with socket.socket(type=kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

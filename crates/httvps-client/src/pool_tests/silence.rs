@@ -88,7 +88,7 @@ async fn paths_that_die_again_and_again_leave_a_bounded_number_of_sessions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flow_of_datagrams_goes_on_by_way_of_a_new_session() {
+async fn a_flow_of_datagrams_continues_on_a_new_session() {
     let world = Arc::new(World::default());
     world.speaks_v2.store(true, Relaxed);
     let client = start(&world, 8, 8);

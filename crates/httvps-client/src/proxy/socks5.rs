@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn with_credentials_nobody_comes_in_without_them() {
+    fn configured_credentials_are_required() {
         let known = credentials();
         let log_in = |user: &str, password: &str| {
             let mut input = vec![5, 2, 0, 2, 1, user.len() as u8];

@@ -30,7 +30,7 @@ pub(super) struct Breaker {
     open_until: Option<Instant>,
     /// The sources that made their trial since the last cool-down.
     trials: Vec<Trial>,
-    /// Who asked last, and when somebody else did before.
+    /// The source that asked last, and when another source asked before it.
     last: Option<IpAddr>,
     others_at: Option<Instant>,
 }

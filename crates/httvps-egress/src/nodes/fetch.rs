@@ -28,7 +28,7 @@ pub(super) const AGENT: &str = "Mozilla/5.0";
 
 /// Fetches the keys behind `ssconf://` and `https://`.
 ///
-/// A fetch takes 10 s and 64 KiB at the most; redirects are not followed, so that the key goes
+/// A fetch takes at most 10 s and 64 KiB; redirects are not followed, so that the key goes
 /// nowhere but where the operator said.
 pub struct Fetcher {
     http: Client<Https, Empty<Bytes>>,

@@ -29,7 +29,7 @@ pub enum KeySource {
     Dynamic(KeyUrl),
 }
 
-/// Where a dynamic key is fetched from. Whoever knows it has the key, so it is shown nowhere.
+/// Where a dynamic key is fetched from. The URL gives access to the key, so it is shown nowhere.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KeyUrl(Uri);
 

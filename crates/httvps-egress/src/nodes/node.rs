@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// A node that sessions use, or that a pool offers. Health is the node's, whoever assigned it.
+/// A node that sessions use, or that a pool offers. Health belongs to the node, whether the backend or the pool assigned it.
 pub(super) struct Node {
     id: Box<str>,
     metrics: NodeMetrics,

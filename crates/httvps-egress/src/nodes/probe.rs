@@ -67,8 +67,8 @@ async fn read_start(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Ve
     Ok(start)
 }
 
-/// Asks `server`, a name server, for the address of `example.com` through the node, three times
-/// at the most, since datagrams get lost; the time to the answer.
+/// Asks `server`, a name server, for the address of `example.com` through the node, at most three
+/// times, since datagrams get lost; the time to the answer.
 pub(super) async fn exchange_datagrams(
     dialer: &Dialer,
     protocol: &NodeProtocol,
@@ -130,7 +130,7 @@ pub(super) async fn run(outline: Weak<NodePool>, node: Weak<Node>) {
             let trial_at = node.health(super::health::Health::trial_at);
             let until_trial = trial_at.map(|at| at.saturating_duration_since(Instant::now()));
             let wait = match until_trial {
-                // It is due and was not to be had: somebody else makes it, or the key is missing.
+                // It is due and was not to be had: a stream makes it, or the key is missing.
                 Some(Duration::ZERO) if result.is_none() => spacing,
                 Some(until_trial) => until_trial.max(Duration::from_millis(1)),
                 None if failed => spacing,

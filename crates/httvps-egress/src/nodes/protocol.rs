@@ -112,7 +112,7 @@ impl NodeProtocol {
     }
 
     /// Connects to the node and does everything that concerns the node alone: what fails here is the
-    /// node's fault, or its key's. Whoever calls bounds the time; dropping the future closes the
+    /// node's fault, or its key's. The caller bounds the time; dropping the future closes the
     /// connection.
     pub(super) async fn dial(&self, dialer: &Dialer) -> Result<Link, NodeError> {
         let tcp = dialer.direct.dial(self.node()).await.map_err(NodeError::Unreachable)?;

@@ -23,7 +23,7 @@ pub struct Report {
 }
 
 /// Tests a key: reads it, fetches it if it is a dynamic one, asks the web server `web` for its head
-/// over a stream, and the name server `dns` in a datagram. Each step takes `timeout` at the most. The
+/// over a stream, and the name server `dns` in a datagram. Each step takes at most `timeout`. The
 /// error says what is wrong with the key itself or with `ca`; nothing secret is in it.
 pub async fn test_key(
     text: &str,

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
-/// Nodes that one stream tries at the most.
+/// The largest number of nodes that one stream tries.
 const MAX_TRIES: usize = 3;
 /// How long a session does not ask the backend again after it asked.
 const REASK: Duration = Duration::from_secs(1);

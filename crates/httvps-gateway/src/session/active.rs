@@ -56,7 +56,7 @@ thread_local! {
 /// A session with its link, its streams and its timers.
 ///
 /// Bounds, per session: queued towards the client `max_session_queue_bytes` plus one payload and
-/// 64 KiB of answers; waiting for upstreams `max_stream_queue_bytes` a stream and
+/// 64 KiB of answers and those to one frame, since the queue is checked before each frame; waiting for upstreams `max_stream_queue_bytes` a stream and
 /// `max_session_queue_bytes` in all, plus one message; datagrams in both directions
 /// `max_session_queue_bytes` in all, plus two datagrams for each of their streams.
 pub(super) struct Active {
@@ -197,7 +197,7 @@ impl Active {
         }
         self.gateway.metrics.session_ended(end);
         let Self { link, place, relays, counted, busy, .. } = *self;
-        // The session is over; the rest is only good manners towards its connection.
+        // The session has ended; flush and close the connection.
         drop((place, relays, counted, busy));
         close(link).await;
         drop(connection);

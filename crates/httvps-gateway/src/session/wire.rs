@@ -167,7 +167,7 @@ impl Wire {
         }
     }
 
-    /// Whether the client was told of a drain and can move by itself.
+    /// Whether the client receives `GO_AWAY` and can move to another session by itself.
     pub(super) fn may_outlive_drain(&self) -> bool {
         match self {
             Self::Json(session) => session.may_outlive_drain(),

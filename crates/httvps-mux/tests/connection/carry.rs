@@ -61,7 +61,7 @@ async fn without_credit_the_program_is_not_read() {
     let resumed = Instant::now();
     gateway.consumed(carried.key, STREAM).await;
     got.extend(within(gateway.read(carried.key, body.len() - STREAM)).await);
-    assert_eq!(resumed.elapsed(), Duration::ZERO, "credit came and nobody noticed");
+    assert_eq!(resumed.elapsed(), Duration::ZERO, "credit came and was not noticed");
     assert!(got == body);
     assert!(!carried.carry.is_finished());
 }
@@ -114,7 +114,7 @@ async fn a_slow_program_gets_no_further_credit_and_no_other_stream_waits() {
     settle().await;
     assert_eq!(gateway.session.sendable(slow.key), 0);
     let next = tokio::time::timeout(Duration::from_mins(1), gateway.next()).await;
-    assert!(next.is_err(), "credit for bytes that nobody has taken: {next:?}");
+    assert!(next.is_err(), "credit for bytes that were not taken: {next:?}");
 
     gateway.write(quick.key, b"meanwhile").await;
     let mut got = [0; 9];
@@ -137,7 +137,7 @@ async fn a_slow_program_gets_no_further_credit_and_no_other_stream_waits() {
     read.extend(more);
     body.extend(b"more");
     assert!(read == body);
-    assert!(resumed.elapsed() < Duration::from_millis(1), "room was made and nobody noticed");
+    assert!(resumed.elapsed() < Duration::from_millis(1), "room was made and was not noticed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,7 +207,7 @@ async fn programs_are_not_read_while_the_gateway_takes_nothing() {
     for program in programs {
         within(program).await.unwrap();
     }
-    assert_eq!(resumed.elapsed(), Duration::ZERO, "room was made and nobody noticed");
+    assert_eq!(resumed.elapsed(), Duration::ZERO, "room was made and was not noticed");
 }
 
 #[tokio::test(start_paused = true)]

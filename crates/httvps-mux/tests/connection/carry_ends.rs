@@ -160,7 +160,7 @@ async fn giving_up_drops_the_local_connection_and_finishes_the_stream() {
     carried.carry.abort();
     assert_eq!(within(gateway.next_deed()).await, Seen::Finish(carried.key));
     assert_eq!(within(carried.program.read(&mut [0; 1])).await.unwrap(), 0);
-    // A target that has more to say is told that nobody listens.
+    // A target that has more to say gets a RESET.
     gateway.write(carried.key, b"answer").await;
     let seen = within(gateway.next_deed()).await;
     assert_eq!(seen, Seen::Reset(carried.key, ResetCode::Cancelled));
@@ -208,6 +208,6 @@ async fn a_write_that_fails_shows_without_a_word_of_the_reading_half() {
         assert_eq!(broken.unwrap().kind(), kind);
         let mut got = [0; 4];
         within(stream.read_exact(&mut got)).await.unwrap();
-        assert_eq!(&got, b"lost", "nobody has taken it");
+        assert_eq!(&got, b"lost", "it was not taken");
     }
 }

@@ -198,7 +198,7 @@ async fn fill(gateway: &mut crate::gateway::Gateway, key: httvps_proto::StreamKe
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_nobody_reads_holds_a_bounded_number_of_bytes() {
+async fn a_stream_that_is_not_read_holds_a_bounded_number_of_bytes() {
     let settings = Settings { max_stream_buffered: 100_000, ..Settings::default() };
     let (connection, mut gateway) = within(pair(4096, limits(8), settings)).await;
     let (mut stream, key) = within(open(&connection, &mut gateway)).await;
@@ -212,7 +212,7 @@ async fn a_stream_that_nobody_reads_holds_a_bounded_number_of_bytes() {
     });
     within(gateway.flush()).await.unwrap();
     assert!(within(reader).await.unwrap().unwrap().iter().all(|&byte| byte == 7));
-    assert_eq!(resumed.elapsed(), Duration::ZERO, "the reader made room and nobody noticed");
+    assert_eq!(resumed.elapsed(), Duration::ZERO, "room was made and was not noticed");
 }
 
 #[tokio::test(start_paused = true)]

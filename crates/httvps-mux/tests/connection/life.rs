@@ -164,7 +164,7 @@ async fn closing_tells_the_gateway_and_ends_the_streams() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_gateway_that_never_says_goodbye_is_not_waited_for() {
+async fn a_gateway_that_never_closes_is_not_waited_for() {
     let (connection, _gateway) = within(pair(4096, limits(8), Settings::default())).await;
     let start = tokio::time::Instant::now();
     connection.close();

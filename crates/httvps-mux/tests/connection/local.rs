@@ -24,7 +24,7 @@ pub(crate) struct Watched {
     is_broken: AtomicBool,
     reader: AtomicWaker,
     writes: Mutex<Writes>,
-    /// Bytes that a read gives at the most; 0 is no bound.
+    /// Largest number of bytes that a read gives; 0 is no bound.
     pub(crate) most_read: AtomicUsize,
 }
 
@@ -47,7 +47,7 @@ impl Watched {
         self.was_reset.load(Ordering::SeqCst)
     }
 
-    /// What becomes of writes from now on; nobody is woken by it.
+    /// What becomes of writes from now on; no task is woken by it.
     pub(crate) fn set_writes(&self, writes: Writes) {
         *self.writes.lock().unwrap() = writes;
     }

@@ -40,7 +40,7 @@ async fn a_write_that_is_not_answered_shows_and_is_forgiven_when_the_gateway_is_
     let (mut stream, key) = within(open(&connection, &mut gateway)).await;
     sleep(Duration::from_mins(10)).await;
     assert!(!connection.is_silent(), "nothing was sent");
-    stream.write_all(b"is anybody there").await.unwrap();
+    stream.write_all(b"an unanswered q.").await.unwrap();
     sleep(silence_after()).await;
     assert!(connection.is_silent());
     let Seen::Data(_, _) = within(gateway.next()).await else { panic!() };

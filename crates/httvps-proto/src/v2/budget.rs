@@ -59,7 +59,7 @@ impl Budget {
         Self { device: Some(Arc::new(share)), ..self.clone() }
     }
 
-    /// Bytes that nobody has taken.
+    /// Bytes that are not taken.
     pub fn left(&self) -> usize {
         self.left.load(Ordering::Relaxed)
     }

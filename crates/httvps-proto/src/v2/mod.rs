@@ -21,19 +21,19 @@ pub use session::Session;
 
 /// Bytes of a frame's header.
 pub const HEADER: usize = 8;
-/// Payload of a DATA frame, and of a frame that is skipped, at the most.
+/// Largest payload of a DATA frame, and of a frame that is skipped, in bytes.
 pub const MAX_DATA: usize = 65_536;
-/// Payload of a DATAGRAM frame at the most: what fits into one IPv4 packet.
+/// Largest payload of a DATAGRAM frame, in bytes: what fits into one IPv4 packet.
 pub const MAX_DATAGRAM: usize = 65_507;
-/// Bytes of a target in OPEN at the most.
+/// Longest target in OPEN, in bytes.
 pub const MAX_TARGET: usize = 262;
-/// Bytes of the words in `RESET` and `GO_AWAY` at the most.
+/// Longest text in `RESET` and `GO_AWAY`, in bytes.
 pub const MAX_WORDS: usize = 255;
 /// Credit of a new stream in each direction, in bytes.
 pub const INITIAL_STREAM_CREDIT: u32 = 65_536;
 /// Credit of a new session in each direction, in bytes.
 pub const INITIAL_SESSION_CREDIT: u32 = 262_144;
-/// Credit that may be outstanding at the most, and that one CREDIT frame may add.
+/// Most credit that may be outstanding, and that one CREDIT frame may add, in bytes.
 pub const MAX_CREDIT: u32 = (1 << 31) - 1;
 /// PINGs that may be unanswered at once.
 pub const MAX_PINGS: usize = 16;

@@ -306,7 +306,7 @@ impl Session {
         Frame::Data { stream, data: &[] }.encode(out);
         let start = out.len();
         let result = read(out, max);
-        // More than the credit cannot go out, whoever appended it.
+        // No more than the credit may go out, even if the caller appended more.
         out.truncate(start + max);
         let count = out.len().saturating_sub(start);
         if count == 0 {

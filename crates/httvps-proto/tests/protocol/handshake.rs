@@ -230,7 +230,7 @@ fn nothing_is_answered_while_the_backend_is_asked() {
 }
 
 #[test]
-fn a_verdict_before_the_hello_lets_nobody_in() {
+fn a_verdict_before_the_hello_admits_no_client() {
     let mut gateway = gateway();
     gateway.verdict(&ALLOWED);
     assert!(gateway.sent().is_empty());

@@ -11,7 +11,7 @@ pub struct Story {
     pub sent: u64,
     /// Bytes that arrived here.
     pub received: u64,
-    /// Of these, bytes that nobody has consumed.
+    /// Of these, bytes that were not consumed.
     pub held: usize,
     pub has_finished: bool,
     pub saw_finish: bool,
@@ -205,7 +205,7 @@ impl Pair {
         true
     }
 
-    /// Delivers everything, without anybody consuming anything.
+    /// Delivers everything, without consuming anything.
     pub fn settle(&mut self) {
         while self.deliver(Side::Client) | self.deliver(Side::Gateway) {}
     }

@@ -47,7 +47,7 @@ pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-#[expect(clippy::print_stderr, reason = "whoever runs the tests must see what did not run")]
+#[expect(clippy::print_stderr, reason = "the output of the tests must show what did not run")]
 fn say(line: &str) {
     eprintln!("{line}");
 }
@@ -70,7 +70,7 @@ pub(crate) fn password(cipher: Cipher) -> &'static str {
     }
 }
 
-/// A port that nobody uses for TCP or UDP at the moment.
+/// A port that is in use neither for TCP nor for UDP.
 fn free_port() -> u16 {
     loop {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -92,7 +92,7 @@ impl Node {
             return None;
         };
         let from = Instant::now();
-        // Somebody else may take the port in between; then the program ends at once.
+        // Another process may take the port in between; then the program ends at once.
         while from.elapsed() < SOON {
             let port = free_port();
             let process = spawn(program, &file, cipher, port);

@@ -123,7 +123,7 @@ impl LogGuard {
 impl Drop for LogGuard {
     fn drop(&mut self) {
         let Some(worker) = self.worker.take() else { return };
-        // On a thread: when nobody reads standard output, dropping the worker blocks for ever.
+        // On a thread: when standard output is not read, dropping the worker blocks for ever.
         let (done, is_done) = sync_channel(1);
         let flush = move || {
             drop(worker);

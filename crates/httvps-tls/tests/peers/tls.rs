@@ -228,7 +228,7 @@ async fn an_endless_handshake_is_bounded() {
 }
 
 #[tokio::test]
-async fn what_a_handshake_holds_is_told_and_is_32_kib_at_the_most() {
+async fn bytes_held_by_a_handshake_are_reported_and_at_most_32_kib() {
     let server = Pki::new().our_server();
     let (near, mut far) = duplex(1000);
     let held = std::sync::Mutex::new(Vec::new());
@@ -364,10 +364,10 @@ async fn certificate_trouble_is_said_in_plain_words() {
         assert!(words.contains(expected), "{words}");
     }
     assert!(ClientTls::new(Roots::Bundle(Vec::new())).is_err());
-    let anybody = ClientTls::new(Roots::Insecure).unwrap();
+    let trusting = ClientTls::new(Roots::Insecure).unwrap();
     let (near, far) = duplex(10_000);
     let server = old.our_server();
-    let (a, b) = tokio::join!(server.accept(near), anybody.connect(localhost(), far));
+    let (a, b) = tokio::join!(server.accept(near), trusting.connect(localhost(), far));
     exchange(a.unwrap(), b.unwrap(), b"hello", 9, 9).await;
 }
 

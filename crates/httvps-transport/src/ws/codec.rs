@@ -5,10 +5,10 @@ use std::fmt;
 pub use super::close::CloseCode;
 use super::{Kind, Role};
 
-/// Payload of a control frame at the most (section 5.5).
+/// Largest payload of a control frame, in bytes (section 5.5).
 pub const CONTROL_MAX: usize = 125;
 
-/// Header of a frame at the most: 2 bytes, 8 of length, 4 of mask.
+/// Longest header of a frame: 2 bytes, 8 of length, 4 of mask.
 pub const HEADER_MAX: usize = 14;
 
 /// What a frame carries.

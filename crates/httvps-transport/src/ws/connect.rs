@@ -8,10 +8,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::handshake::{accept, has_token};
 
-/// Bytes of the answer's head at the most.
+/// Longest head of the answer, in bytes.
 const HEAD_MAX: usize = 16 * 1024;
 
-/// Header fields of the answer at the most.
+/// Most header fields of the answer.
 const FIELDS_MAX: usize = 100;
 
 /// Most interim answers (RFC 9110 section 15.2) that are skipped; all heads together have

@@ -150,7 +150,7 @@ impl Outbound {
 
     /// Reserves room behind what waits. Bytes that have left are dropped rather than that more than
     /// the usual part of the buffer is filled, as soon as they are the greater part: each byte is
-    /// moved once at the most.
+    /// moved at most once.
     fn make_room(&mut self, len: usize) {
         let waiting = self.buffer.len() - self.start;
         if self.buffer.len() + len > POOLED_FILL && self.start >= waiting {
@@ -205,7 +205,7 @@ impl Drop for Outbound {
 /// Masks drawn from the system's generator at once.
 const MASKS: usize = 64;
 
-/// A mask that nobody can foresee (section 10.3), from a batch per thread.
+/// An unpredictable mask (section 10.3), from a batch per thread.
 fn random_mask() -> [u8; 4] {
     thread_local! {
         static BATCH: RefCell<([u8; MASKS * 4], usize)> = const { RefCell::new(([0; MASKS * 4], 0)) };

@@ -85,7 +85,7 @@ impl NodePool {
     /// the pool as it is.
     pub(super) async fn follow_file(self: &Arc<Self>, told: &Notify) {
         let path = self.config.outline_nodes_path.clone();
-        // A file that nobody chooses from must not say what keys the backend's nodes have.
+        // A file that is not used for assignment must not define the keys of the backend's nodes.
         let Some(path) = path.filter(|_| self.config.assigner().uses_pool()) else { return };
         let interval = self.config.outline_nodes_reload_interval;
         let mut last_problem = None;

@@ -35,9 +35,9 @@ type Fetch = dyn Fn(&KeyUrl) -> BoxFuture<'static, Outcome> + Send + Sync;
 
 /// The keys behind the URLs that the backend names.
 ///
-/// One fetch of a URL runs at a time, in a task of its own: whoever waits for it may go away. It
-/// takes 10 s at the most, its wait for a turn included. Where there is a copy, nobody waits for a
-/// server that hangs, but 2 s where the copy may be of no use.
+/// One fetch of a URL runs at a time, in a task of its own: a caller that waits for it may be cancelled. It
+/// takes at most 10 s, its wait for a turn included. With a copy a caller does not wait for a
+/// server that hangs, except 2 s where the copy may be of no use.
 pub(super) struct KeyCache {
     fetch: Box<Fetch>,
     failures: Counter,
@@ -69,7 +69,7 @@ impl Slot {
     }
 }
 
-/// What is there for somebody who wants a key.
+/// What the cache has for a caller that wants a key.
 enum Found {
     Copy(AccessKey),
     /// A fetch runs; the copy stands in if that fails or takes long.
@@ -90,8 +90,8 @@ impl KeyCache {
     }
 
     /// The key behind a URL. A copy is had at once, and renewed behind when it is due. Without one
-    /// this waits for the fetch until `deadline`, and for 2 s at the most when the copy is
-    /// `suspect` or nobody tried to renew it for `refresh` (15 s at least). Cancelling it leaves the fetch alone.
+    /// this waits for the fetch until `deadline`, and for at most 2 s when the copy is
+    /// `suspect` or was not renewed for `refresh` (at least 15 s). Cancelling it leaves the fetch alone.
     pub(super) async fn get(
         self: &Arc<Self>,
         url: &KeyUrl,
@@ -130,7 +130,7 @@ impl KeyCache {
         match &slot.known {
             Some(Ok(key)) if key != suspect => return Some(key.clone()),
             Some(Ok(_)) => self.renew(url, slot),
-            // Whoever wants it fetches it.
+            // The next caller that wants it fetches it.
             Some(Err(_)) | None => {}
         }
         None
@@ -191,7 +191,7 @@ impl KeyCache {
     async fn fetch_in_turn(&self, url: &KeyUrl) -> Outcome {
         let until = Instant::now() + fetch::DEADLINE;
         let of_server = self.turns_of(url);
-        // The server's own turn first: whoever waits for it takes none from the others.
+        // The server's own turn first: a fetch that waits for it takes none from other servers.
         let turns = async { (of_server.acquire().await, self.turns.acquire().await) };
         let turns = tokio::time::timeout_at(until, turns).await;
         if turns.is_err() || Instant::now() >= until {
@@ -234,7 +234,7 @@ impl KeyCache {
     }
 }
 
-/// Forgets the URL that nobody wanted for the longest time. Looks at all of them.
+/// Forgets the least recently used URL. Looks at all of them.
 fn make_room(slots: &mut HashMap<KeyUrl, Slot>) -> Result<(), FetchError> {
     let idle = slots.iter().filter(|(_, slot)| slot.running().is_none());
     let oldest = idle.min_by_key(|(_, slot)| slot.used_at).map(|(url, _)| url.clone());

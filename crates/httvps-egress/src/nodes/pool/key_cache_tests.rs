@@ -124,7 +124,7 @@ async fn a_copy_is_had_at_once_and_renewed_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_or_fails_is_asked_once_in_a_while_and_holds_up_nobody() {
+async fn a_server_that_hangs_or_fails_is_asked_rarely_and_delays_no_caller() {
     let server = Server::with_copy().await;
     for failed in 1..10 {
         sleep(REFETCH).await;
@@ -217,7 +217,7 @@ async fn a_copy_that_may_be_of_no_use_stands_in_for_a_server_that_hangs() {
     assert_eq!(server.doubting("old").await, Ok(key("old")));
     assert_eq!(start.elapsed(), PATIENCE);
     server.answers(Err(FetchError::Broken)).await;
-    // Nobody wanted it for long: it may have changed meanwhile.
+    // It was not used for long: it may have changed meanwhile.
     sleep(REFRESH).await;
     let start = Instant::now();
     assert_eq!(server.get(1).await.unwrap(), Ok(key("old")));
@@ -243,7 +243,7 @@ async fn a_probe_that_doubts_a_key_has_it_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_url_that_nobody_wanted_for_longest_makes_room_unless_it_is_being_fetched() {
+async fn the_least_recently_used_url_makes_room_unless_it_is_being_fetched() {
     let server = Server::new();
     let busy = server.get(0);
     pause().await;
@@ -331,7 +331,7 @@ async fn a_server_that_hangs_leaves_turns_for_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_has_a_key_follows_it() {
+async fn sessions_with_a_key_follow_it() {
     let server = Server::with_copy().await;
     let protocol = server.key_cache.follow(&url(1), key("old"));
     let others = server.key_cache.follow(&url(1), key("old"));
@@ -347,12 +347,15 @@ async fn whoever_has_a_key_follows_it() {
     assert_eq!(server.at_once(1), Some(Ok(key("old"))));
     server.answers(Ok(key("new"))).await;
     assert!(has(&protocol, "new") && has(&others, "new"));
-    assert!(has(&server.key_cache.follow(&url(1), key("old")), "new"), "somebody was overtaken");
+    assert!(
+        has(&server.key_cache.follow(&url(1), key("old")), "new"),
+        "another session was overtaken"
+    );
     assert!(has(&server.key_cache.follow(&url(2), key("old")), "old"), "it was forgotten");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_holds_up_nobody_however_often_its_key_is_renewed() {
+async fn a_server_that_hangs_delays_no_caller_however_often_its_key_is_renewed() {
     let server = Server::renewing(Duration::from_secs(1)).and_copy().await;
     for _ in 0..60 {
         sleep(Duration::from_secs(1)).await;
