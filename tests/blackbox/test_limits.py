@@ -1,5 +1,7 @@
 """Every limit that bites says so: its name, which is its settings key, appears in a metric or in the log."""
 
+import json
+import re
 from contextlib import ExitStack
 
 import pytest
@@ -19,7 +21,8 @@ def says(gateway, limit):
     def named():
         counted = sum(value for name, labels, value in gateway.metrics().samples
                       if name.startswith("httvps_gateway_") and limit in labels.values())
-        return counted > 0 or any(limit in line for line in gateway.lines())
+        # As a whole word: `handshake_timeout` is not `tls_handshake_timeout`.
+        return counted > 0 or any(re.search(rf"\b{limit}\b", line) for line in gateway.lines())
     eventually(named, 6, f"{limit} is named in a metric or the log")
 
 
@@ -323,4 +326,6 @@ def test_drain_timeout(launch, backend):
             eventually(lambda: backend.requests_of(device_id), 3, "the backend is asked")
             gateway.terminate()
             assert gateway.exit_code(5) == 0
-        assert "drain" in gateway.output()
+        ended = [json.loads(line) for line in gateway.lines() if "drain_finished" in line]
+        assert len(ended) == 1, "the line of the end, not only that of the start"
+        assert ended[0]["duration_seconds"] < 9, "the time-out ended it, not the backend"

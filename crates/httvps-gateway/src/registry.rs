@@ -229,6 +229,8 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
     fn limits_hold_and_places_come_back() {
         let limits = DeviceLimits { sessions: 1, ..DeviceLimits::unlimited() };
@@ -278,11 +280,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_spread_takes_its_time_and_a_single_session_none() {
+    async fn a_spread_gives_its_order_evenly_and_to_a_single_session_at_once() {
+        let registry = Arc::new(Registry::new(DeviceLimits::unlimited()));
+        let places = ["a", "b", "c"].map(|device| enter(&registry, device));
+        let ordered = || {
+            let has_order =
+                |place: &&Place| place.control.poll_order(Waker::noop()) == Order::Close;
+            places.iter().filter(has_order).count()
+        };
+        let start = tokio::time::Instant::now();
+        let mut spreading = std::pin::pin!(registry.order_spread(Order::Close, 9 * SECOND));
+        for (seconds, count) in [(1, 1), (2, 1), (4, 2), (5, 2)] {
+            let until = tokio::time::timeout_at(start + seconds * SECOND, &mut spreading).await;
+            assert!(until.is_err());
+            assert_eq!(ordered(), count, "after {seconds} s");
+        }
+        spreading.await;
+        assert_eq!((ordered(), start.elapsed().as_secs()), (3, 6));
+
         let registry = Arc::new(Registry::new(DeviceLimits::unlimited()));
         let one = enter(&registry, "a");
-        registry.order_spread(Order::Close, Duration::from_secs(10)).await;
+        let start = tokio::time::Instant::now();
+        registry.order_spread(Order::Close, 10 * SECOND).await;
         assert_eq!(one.control.poll_order(Waker::noop()), Order::Close);
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
     fn opens(place: &Place, now: Instant) -> usize {

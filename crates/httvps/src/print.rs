@@ -9,9 +9,9 @@ use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Lines that may wait for standard error; further ones are lost and counted.
 const MAX_WAITING_LINES: usize = 256;
@@ -21,6 +21,8 @@ const MAX_LINE: usize = 2_048;
 
 /// How long the end of the program waits for the last lines to be written.
 const FINISH_DEADLINE: Duration = Duration::from_secs(1);
+/// How soon a full queue is looked at again meanwhile.
+const FINISH_RETRY: Duration = Duration::from_millis(1);
 
 /// Writes words to standard error, which may be several lines. Where it takes nothing they are lost.
 pub(crate) fn say(words: impl Display) {
@@ -92,9 +94,23 @@ impl Lines {
 
     /// Waits until what was said is written, for one second at most.
     pub(crate) fn finish(&self) {
+        let deadline = Instant::now() + FINISH_DEADLINE;
         let (done, is_done) = sync_channel(1);
-        if self.queue.try_send(Item::Finish(done)).is_ok() {
-            let _ = is_done.recv_timeout(FINISH_DEADLINE);
+        let mut item = Item::Finish(done);
+        loop {
+            match self.queue.try_send(item) {
+                Ok(()) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let _ = is_done.recv_timeout(left);
+                    return;
+                }
+                // The lines before it are being written.
+                Err(TrySendError::Full(back)) if Instant::now() < deadline => {
+                    item = back;
+                    thread::sleep(FINISH_RETRY);
+                }
+                Err(_) => return,
+            }
         }
     }
 }
