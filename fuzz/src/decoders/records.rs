@@ -34,6 +34,9 @@ const ALERTS: [&[u8]; 6] = [&[1, 0], &[1, 90], &[1, 100], &[2, 40], &[1], &[3, 3
 /// Heap that a connection may hold whatever its peer does: see `TlsStream`.
 const MAX_HELD: usize = 450 * 1024;
 
+/// Bytes from which on nothing is repeated any more.
+const MAX_WIRE: usize = 4 * 1024 * 1024;
+
 /// What the peer and the one on the way have done.
 struct Script {
     peer: Peer,
@@ -93,8 +96,10 @@ impl Script {
                 self.wire.truncate(self.last);
                 self.is_plain = false;
             }
-            12 => {
+            12 if self.wire.len() < MAX_WIRE => {
                 let record = self.wire[self.last..].to_vec();
+                // The copy is the last one then: repeats of repeats would double what is there each time.
+                self.last = self.wire.len();
                 self.wire.extend_from_slice(&record);
                 self.is_plain = false;
             }

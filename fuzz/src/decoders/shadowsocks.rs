@@ -11,6 +11,9 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use tokio::io::AsyncWrite;
 
+/// Bytes from which on nothing is repeated any more.
+const MAX_WIRE: usize = 4 * 1024 * 1024;
+
 /// A key of this cipher; `which` tells one node's from another's.
 pub(super) fn key(cipher: Cipher, which: u8) -> AccessKey {
     let password = base64_turbo::STANDARD.encode(vec![which; cipher.key_len()]);
@@ -109,9 +112,13 @@ impl Script {
             }
             11 => {
                 let wire = self.node.wire_mut();
-                let again = wire[self.last.min(wire.len())..].to_vec();
-                self.is_plain &= again.is_empty();
-                wire.extend_from_slice(&again);
+                if wire.len() < MAX_WIRE {
+                    let again = wire[self.last.min(wire.len())..].to_vec();
+                    self.is_plain &= again.is_empty();
+                    // The copy is the last one then: repeats of repeats would double what is there each time.
+                    self.last = wire.len();
+                    wire.extend_from_slice(&again);
+                }
             }
             12 => {
                 let (garbage, after) = rest.split_at(number.min(rest.len()));
