@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-/// What a proxy asks for; wiped when dropped.
+/// Credentials for a proxy; wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) user: Zeroizing<Vec<u8>>,

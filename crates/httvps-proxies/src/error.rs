@@ -1,26 +1,26 @@
-//! What goes wrong with a proxy.
+//! Errors of a proxy.
 
 use std::fmt;
 use std::io;
 
-/// Why a proxy gave no stream. `Display` says it in plain words, and names neither proxy, target nor password.
+/// Why a proxy gave no stream. `Display` names neither proxy, target nor password.
 #[derive(Debug)]
 pub enum Error {
     /// The connection to the proxy failed or ended.
     Io(io::Error),
-    /// What came back is not the proxy's protocol.
+    /// The answer does not follow the proxy's protocol.
     NotAProxy,
     /// The proxy refused user and password.
     Credentials,
     /// The proxy wants a user and a password, and the key has none.
     NoCredentials,
-    /// The proxy opened no way to the target.
+    /// The proxy did not connect to the target.
     Target(Refusal),
-    /// The proxy does not do what was asked for: datagrams, or streams.
+    /// The proxy does not support the request: datagrams, or streams.
     Unsupported,
 }
 
-/// What a proxy said about a target, in words that both protocols have.
+/// Why a proxy refused a target, common to both protocols.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The target refused the connection.
@@ -29,7 +29,7 @@ pub enum Refusal {
     Unreachable,
     /// The target did not answer the proxy in time.
     TimedOut,
-    /// The proxy does not let the target through.
+    /// The rules of the proxy forbid the target.
     Denied,
 }
 

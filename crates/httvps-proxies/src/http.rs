@@ -17,7 +17,7 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Most header fields of an answer.
 const MAX_FIELDS: usize = 100;
 
-/// Asks for a stream to `target`; gives what came behind the head of the answer, which belongs to the target.
+/// Requests a stream to `target`; returns the bytes after the head of the response, which are the target's.
 pub(crate) async fn connect<S>(
     io: &mut S,
     target: &Target,
@@ -69,7 +69,7 @@ fn request(target: &Target, credentials: Option<&Credentials>) -> Zeroizing<Vec<
     request
 }
 
-/// Status and length of a head, if it is whole.
+/// Status and length of a head, if it is complete.
 fn parse(bytes: &[u8]) -> Result<Option<(u16, usize)>, Error> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
@@ -82,7 +82,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(u16, usize)>, Error> {
 
 /// What a status other than 2xx means.
 ///
-/// That a password is wanted may be said of the target alone: by another proxy behind this one, which passes it on.
+/// A demand for a password may concern the target alone: this proxy may have passed on the response of another proxy.
 fn refusal(status: u16, has_credentials: bool) -> Error {
     match status {
         401 | 407 if has_credentials => Error::Credentials,

@@ -1,4 +1,4 @@
-//! Keys: where a proxy is, what it speaks, and whom it lets in.
+//! Keys: address, protocol and credentials of a proxy.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ const MAX_KEY_LEN: usize = 4096;
 /// Longest user and longest password, in bytes (RFC 1929 section 2).
 const MAX_TEXT: usize = 255;
 
-/// What a proxy speaks.
+/// The protocol of a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// SOCKS5 (RFC 1928), streams and datagrams.
@@ -28,7 +28,7 @@ pub enum Kind {
     Https,
 }
 
-/// A proxy and how to get in.
+/// The address of a proxy, its protocol and credentials.
 ///
 /// `Debug` and `Display` show neither user nor password; memory that held them is overwritten.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl ProxyKey {
         Ok(Self { kind, node, credentials })
     }
 
-    /// What the proxy speaks.
+    /// The protocol of the proxy.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -81,8 +81,8 @@ impl ProxyKey {
         &self.node
     }
 
-    /// Does what comes before the first target: nothing with HTTP; with SOCKS5 the two sides agree, and the user is let
-    /// in. What fails here is the proxy's fault or the key's.
+    /// Performs the exchange before the first target: none with HTTP; method negotiation and authentication with SOCKS5.
+    /// An error is a fault of the proxy or of the key.
     pub async fn greet<S>(&self, io: &mut S) -> Result<(), Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -93,7 +93,7 @@ impl ProxyKey {
         }
     }
 
-    /// Asks for a stream to `target` over a connection that was greeted, and waits until it stands.
+    /// Requests a stream to `target` over a greeted connection, and waits for the answer.
     pub async fn open<S>(&self, mut io: S, target: &Target) -> Result<Stream<S>, Error>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -110,9 +110,9 @@ impl ProxyKey {
         Ok(Stream::new(io, early))
     }
 
-    /// Asks for datagrams over a connection that was greeted. Gives where to send them: address and port, `None`
-    /// standing for the proxy's own address, as it does where the proxy names a host. They pass for as long as `io` is
-    /// open. The address is whatever the proxy says; whether to send anything there is for the caller to judge.
+    /// Requests datagrams over a greeted connection. Returns the address and port to send them to; `None`
+    /// means the proxy's own address, also when the proxy names a host. They pass for as long as `io` is
+    /// open. The address is the proxy's claim; the caller must check it before sending there.
     ///
     /// [`Error::Unsupported`] is the answer of an HTTP proxy, and of a SOCKS5 one that does not offer them or names
     /// port 0.

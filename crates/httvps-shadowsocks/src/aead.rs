@@ -6,10 +6,10 @@ use zeroize::Zeroizing;
 use crate::AccessKey;
 use crate::cipher::KEY_MAX;
 
-/// Length of what authenticates one piece, with every cipher.
+/// Length of the authentication tag, in bytes, for every cipher.
 pub(crate) const TAG_LEN: usize = 16;
 
-/// What was opened is not authentic.
+/// The data is not authentic: it was altered, or sealed with another key.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct NotAuthentic;
 
@@ -19,7 +19,7 @@ pub(crate) struct Direction {
     next: u64,
 }
 
-/// The key that a cipher makes of a salt.
+/// Derives the key of a direction from its salt.
 pub(crate) fn session_key(key: &AccessKey, salt: &[u8]) -> LessSafeKey {
     let mut space = Zeroizing::new([0; KEY_MAX]);
     let subkey = &mut space[..key.cipher().key_len()];
@@ -38,7 +38,7 @@ impl Direction {
         self.next == 0
     }
 
-    /// A counter of 64 bits does not come round within the life of a stream.
+    /// A counter of 64 bits does not wrap within the life of a stream.
     fn nonce(&self) -> Nonce {
         let mut nonce = [0; NONCE_LEN];
         nonce[..8].copy_from_slice(&self.next.to_le_bytes());
@@ -62,7 +62,7 @@ impl Direction {
         self.next += 1;
     }
 
-    /// Opens `piece`, whose tag comes last, in place. After an error the key is as before, and the piece lost.
+    /// Opens `piece`, whose tag comes last, in place. After an error the nonce is unchanged and the piece is lost.
     pub(crate) fn open<'a>(&mut self, piece: &'a mut [u8]) -> Result<&'a mut [u8], NotAuthentic> {
         let opened = self.key.open_in_place(self.nonce(), Aad::empty(), piece);
         let plain = opened.map_err(|_| NotAuthentic)?;

@@ -1,9 +1,9 @@
-//! Areas for chunks: they belong to a worker thread, and a stream has one only while bytes of it wait.
+//! Pooled buffers for chunks. They belong to a worker thread; a stream has one only while it holds bytes.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Length of an area: the longest chunk that a node may send (65,535 bytes and what authenticates them) and the length
+/// Length of an area: the longest chunk that a node may send (65,535 bytes and their tag) and the length
 /// block of the next one, or the first packet of a stream with such a chunk in it.
 pub(crate) const AREA_LEN: usize = 66 * 1024;
 
@@ -14,14 +14,14 @@ thread_local! {
     static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes an area, with whatever its last user left in it.
+/// Takes an area. Its content is unspecified.
 pub(crate) fn take() -> Box<[u8]> {
-    // While a thread ends its storage is gone; an area is then simply allocated.
+    // While a thread ends, its thread-local storage is gone: allocate.
     let pooled = POOL.try_with(|pool| pool.borrow_mut().pop()).ok().flatten();
     pooled.unwrap_or_else(|| vec![0; AREA_LEN].into_boxed_slice())
 }
 
-/// Gives an area back.
+/// Returns an area to the pool of the thread.
 pub(crate) fn give_back(area: Box<[u8]>) {
     if area.len() != AREA_LEN {
         return;
@@ -34,7 +34,7 @@ pub(crate) fn give_back(area: Box<[u8]>) {
     });
 }
 
-/// Bytes that wait, in an area while there are many of them and in an allocation of just their size otherwise.
+/// Pending bytes: in an area while there are many of them, otherwise in an allocation of their size.
 #[derive(Default)]
 pub(crate) struct Waiting {
     bytes: Box<[u8]>,
@@ -42,7 +42,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Takes an area over, of which the first `len` bytes wait.
+    /// Takes ownership of an area whose first `len` bytes are pending.
     pub(crate) fn whole(area: Box<[u8]>, len: usize) -> Self {
         Self { bytes: area, used: 0..len }
     }
@@ -68,7 +68,7 @@ impl Waiting {
         self.used.start = self.used.end.min(self.used.start + count);
     }
 
-    /// Room behind the bytes for `count` more; all there is when that is `None`. Moves them to the front of an area.
+    /// Room for `count` more bytes after the pending ones, or all room with `None`. Moves the pending bytes to the front of an area.
     pub(crate) fn room(&mut self, count: Option<usize>) -> &mut [u8] {
         if self.bytes.len() < AREA_LEN {
             let mut area = take();
@@ -82,12 +82,12 @@ impl Waiting {
         &mut self.bytes[self.used.end..end]
     }
 
-    /// Adds `count` bytes that were written to the room.
+    /// Appends `count` bytes that were written to the room.
     pub(crate) fn fill(&mut self, count: usize) {
         self.used.end = self.bytes.len().min(self.used.end + count);
     }
 
-    /// Gives the area back unless half of it is in use.
+    /// Returns the area to the pool unless half of it is in use.
     pub(crate) fn park(&mut self) {
         if self.bytes.len() == AREA_LEN && self.used.len() < AREA_LEN / 2 {
             let few = self.bytes[self.used.clone()].into();

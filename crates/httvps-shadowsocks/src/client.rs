@@ -1,4 +1,4 @@
-//! What opens streams and datagrams to one node.
+//! Opens streams and datagrams to one node.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,7 +18,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client for the key's node.
+    /// A client for the node of this key.
     pub fn new(key: AccessKey) -> Self {
         Self { key: Arc::new(key) }
     }
@@ -31,13 +31,13 @@ impl Client {
     /// Dials the node and starts a stream to `target` through it.
     ///
     /// `node` is an address of [`AccessKey::node`], which the caller has resolved. `deadline` bounds the dial alone:
-    /// nothing is sent before the first write (see [`Stream`]), so whether the node likes the key and reaches the
+    /// nothing is sent before the first write (see [`Stream`]), so whether the node accepts the key and reaches the
     /// target shows at the first read. Without a target, the first bytes that are written must be an address header
-    /// (SOCKS5 format); with the ciphers of 2022 it is read there, and garbage is [`Error::Address`] of that write; with
-    /// the others it is not looked at.
+    /// (SOCKS5 format); the ciphers of 2022 parse it, and an invalid one is the [`Error::Address`] of that write;
+    /// the others do not parse it.
     ///
-    /// Dropping the future closes the socket. The socket has `TCP_NODELAY` set and no keep-alive; who wants more dials
-    /// himself and calls [`start`](Self::start).
+    /// Dropping the future closes the socket. The socket has `TCP_NODELAY` set and no keep-alive; for other
+    /// options dial and call [`start`](Self::start).
     pub async fn connect(
         &self,
         node: SocketAddr,
@@ -50,7 +50,7 @@ impl Client {
         self.start(io, target).map_err(Error::Dial)
     }
 
-    /// Starts a stream over a connection to the node that stands already; see [`connect`](Self::connect). It fails only
+    /// Starts a stream over an existing connection to the node; see [`connect`](Self::connect). It fails only
     /// when the system has no random bytes.
     pub fn start<S>(&self, io: S, target: Option<&Target>) -> io::Result<Stream<S>> {
         Stream::new(io, Arc::clone(&self.key), target)

@@ -13,11 +13,11 @@ use crate::stream::unix_now;
 
 /// A socket that is connected to a node and moves whole packets.
 pub trait PacketSocket {
-    /// Takes the next packet into `buffer`.
+    /// Receives the next packet into `buffer`.
     fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>)
     -> Poll<io::Result<()>>;
 
-    /// Hands one packet to the system.
+    /// Sends one packet.
     fn poll_send(&mut self, cx: &mut Context<'_>, packet: &[u8]) -> Poll<io::Result<()>>;
 }
 
@@ -38,13 +38,13 @@ impl PacketSocket for UdpSocket {
 
 /// Datagrams to and from one target through a node.
 ///
-/// Each call moves a whole datagram or none, so nothing is lost when a poll is given up. Only what the target sends
-/// comes in: what is not authentic, was seen before (a window of 1,024 packets), is more than 30 s old or comes from
-/// another source is dropped without a word. Where the target is a name, the node says only what address the name has
-/// led it to, so the source's port alone is compared.
+/// Each call moves a whole datagram or none, so polls are cancellation-safe. Only datagrams of the target are
+/// returned. A packet is dropped silently when it is not authentic, was seen before (a window of 1,024 packets), is more than
+/// 30 s old, or comes from another source. When the target is a name, the node reports the address that it resolved,
+/// so only the port of the source is compared.
 ///
-/// Replays are noticed and old packets dropped with the ciphers of 2022 only; the others have neither times nor
-/// numbers. Datagrams are not padded. No buffer is held between calls.
+/// Replays and old packets are detected with the ciphers of 2022 only; the others have neither times nor
+/// packet numbers. Datagrams are not padded. No buffer is held between calls.
 pub struct Datagrams<S = UdpSocket> {
     socket: S,
     packets: Packets,
@@ -57,7 +57,7 @@ impl<S> Datagrams<S> {
 }
 
 impl<S: PacketSocket> Datagrams<S> {
-    /// Takes the next datagram of the target into `buffer`; no bytes are a datagram too. What does not fit is cut off,
+    /// Receives the next datagram of the target into `buffer`; an empty one counts. A longer one is truncated,
     /// so a buffer that is filled to its end may hold only a part.
     pub fn poll_recv(
         &mut self,
@@ -76,7 +76,7 @@ impl<S: PacketSocket> Datagrams<S> {
         buffer: &mut ReadBuf<'_>,
         area: &mut [u8],
     ) -> Poll<io::Result<()>> {
-        // Not endless with a node that sends garbage all the time: the runtime's budget makes it pending.
+        // Bounded even if the node sends invalid packets without end: the runtime's budget makes it pending.
         loop {
             let mut packet = ReadBuf::new(area);
             ready!(self.socket.poll_recv(cx, &mut packet))?;
@@ -89,10 +89,10 @@ impl<S: PacketSocket> Datagrams<S> {
         }
     }
 
-    /// Hands one datagram for the target to the system.
+    /// Sends one datagram to the target.
     ///
     /// The packet is longer than the datagram by the address (7 or 19 bytes, or a name's length and 4) and at most 67
-    /// bytes. One that is too long for the socket is an `EMSGSIZE`, and costs only itself.
+    /// bytes. One that is too long for the socket is an `EMSGSIZE` error; later ones are unaffected.
     pub fn poll_send(&mut self, cx: &mut Context<'_>, datagram: &[u8]) -> Poll<io::Result<()>> {
         let mut area = area::take();
         let sent = match self.packets.seal(datagram, unix_now(), &mut area) {

@@ -1,29 +1,29 @@
-//! What goes wrong with a node.
+//! Errors of a node.
 
 use std::fmt;
 use std::io;
 
 use httvps_proto::address::AddressError;
 
-/// Why a stream to a node did not open, or broke. `Display` says it in plain words, and names neither the node nor a
+/// Why a stream to a node did not open, or broke. `Display` names neither the node nor a
 /// key.
 ///
-/// An `io::Error` of a [`Stream`](crate::Stream) carries one of these when the fault is not the connection's; see
+/// An `io::Error` of a [`Stream`](crate::Stream) carries one of these unless the connection itself failed; see
 /// [`Error::of`].
 #[derive(Debug)]
 pub enum Error {
     /// The connection to the node could not be opened.
     Dial(io::Error),
-    /// The node did not take the connection within the deadline.
+    /// The node did not accept the connection within the deadline.
     TimedOut,
-    /// The node's first bytes do not belong to this key: its password or cipher is another one, or it is no
+    /// The node's first bytes are not authentic: its password or cipher differs, or it is not a
     /// Shadowsocks node.
     WrongKey,
-    /// Bytes of the node behind good ones are not authentic: they were altered on the way.
+    /// Later bytes of the node are not authentic: they were altered on the way.
     Integrity,
-    /// The node finished in the middle of a chunk.
+    /// The node closed the connection inside a chunk.
     Truncated,
-    /// The node sent authentic bytes that are not the protocol: a chunk that is too long, or a header that is none of
+    /// The node sent authentic bytes that are not the protocol: a chunk that is too long, or an invalid header of
     /// SIP022.
     Protocol,
     /// The node's clock and ours differ by more than 30 s (SIP022 section 3.1.5), by this many seconds.

@@ -1,4 +1,4 @@
-//! From a node's bytes to a caller's: the receiving direction without I/O.
+//! The receiving direction of a stream, from the node to the caller, without I/O.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use tokio::io::ReadBuf;
@@ -7,19 +7,19 @@ use crate::aead::{Direction, TAG_LEN};
 use crate::area::{AREA_LEN, Waiting};
 use crate::{AccessKey, Error, salt};
 
-/// A sealed length.
+/// Bytes of a sealed length.
 const LENGTH_LEN: usize = 2 + TAG_LEN;
 
-/// Type of an answer's header (SIP022 section 3.1.3).
+/// Type of a response header (SIP022 section 3.1.3).
 pub(crate) const ANSWER: u8 = 1;
 
 /// Seconds that the clocks may differ (SIP022 section 3.1.5).
 pub(crate) const CLOCK_TOLERANCE: u64 = 30;
 
-/// From this many missing bytes of one piece on, just they are read. Less often, what follows would have to be moved.
+/// When at least this many bytes of a piece are missing, only these are read, so that the bytes after the piece need not be moved.
 const ALIGNED: usize = AREA_LEN / 2;
 
-/// The receiving direction of a stream. Only authentic bytes get out of it.
+/// The receiving direction of a stream. It returns authentic bytes only.
 ///
 /// ```text
 ///  Salt ──▶ Length ◀──▶ Payload        2022: Salt ──▶ Header ──▶ Payload ◀──▶ Length
@@ -29,7 +29,7 @@ pub(crate) struct Inbound {
     direction: Option<Direction>,
     stage: Stage,
     waiting: Waiting,
-    /// Bytes at the front of `waiting` that are open already; their tag follows.
+    /// Bytes at the front of `waiting` that are decrypted; their tag follows.
     open: usize,
 }
 
@@ -43,7 +43,7 @@ enum Stage {
     Failed(Failure),
 }
 
-/// What ends a stream for good.
+/// Why a stream ended.
 #[derive(Clone, Copy)]
 enum Failure {
     WrongKey,
@@ -68,9 +68,9 @@ impl From<Failure> for Error {
 }
 
 impl Inbound {
-    /// Opens what waits, as far as it is whole and `out` has room.
+    /// Opens the pending chunks that are complete, as far as `out` has room.
     ///
-    /// `salt` is the request's. After an error the stream is over; every further call fails alike.
+    /// `salt` is the request's. After an error every further call returns the same error.
     pub(crate) fn open(
         &mut self,
         key: &AccessKey,
@@ -109,7 +109,7 @@ impl Inbound {
                 Stage::Length => self.open_length(key)?,
                 Stage::Failed(failure) => return Err(failure),
                 Stage::Payload(len) => {
-                    // The next call has more room for it, and spares a copy.
+                    // The next call may have more room, which avoids a copy.
                     if out.remaining() < len && out.filled().len() > before {
                         break;
                     }
@@ -123,7 +123,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Opens a payload into `out`; false when it did not fit and what was left of it stays in front.
+    /// Opens a payload into `out`; false when it did not fit and its rest stays at the front.
     fn open_payload(&mut self, len: usize, out: &mut ReadBuf<'_>) -> Result<bool, Failure> {
         let direction = self.direction.as_mut().ok_or(Failure::Protocol)?;
         self.stage = Stage::Length;
@@ -141,7 +141,7 @@ impl Inbound {
         Ok(false)
     }
 
-    /// Gives what is open already.
+    /// Copies out bytes that are already decrypted.
     fn give_open(&mut self, out: &mut ReadBuf<'_>) {
         let count = self.open.min(out.remaining());
         if count == 0 {
@@ -182,7 +182,7 @@ impl Inbound {
         Ok(())
     }
 
-    /// Opens the piece of this length in front, where it is.
+    /// Opens the piece of this length at the front, in place.
     fn open_front(&mut self, len: usize) -> Result<&[u8], Failure> {
         let direction = self.direction.as_mut().ok_or(Failure::Protocol)?;
         let failure = if direction.is_unused() { Failure::WrongKey } else { Failure::Integrity };
@@ -201,7 +201,7 @@ impl Inbound {
         }
     }
 
-    /// Where bytes of the node are to be read to; [`fill`](Self::fill) tells how many came.
+    /// Room to read bytes of the node into; report their number with [`fill`](Self::fill).
     pub(crate) fn room(&mut self, key: &AccessKey) -> &mut [u8] {
         let missing = self.piece_len(key).saturating_sub(self.waiting.len());
         // A piece always fits into an area, so that there is room for at least one byte.
@@ -212,17 +212,17 @@ impl Inbound {
         self.waiting.fill(count);
     }
 
-    /// Gives a buffer back that holds little or nothing.
+    /// Returns a buffer that holds few or no bytes to the pool.
     pub(crate) fn park(&mut self) {
         self.waiting.park();
     }
 
-    /// Whether nothing waits.
+    /// Whether no bytes are pending.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Judges the end of the node's bytes.
+    /// Handles the end of the node's bytes: an orderly end, or an error inside a chunk.
     pub(crate) fn finish(&self) -> Result<(), Error> {
         let is_between = self.waiting.is_empty();
         match self.stage {
@@ -233,7 +233,7 @@ impl Inbound {
         }
     }
 
-    /// Whether the node has shown that it has the key.
+    /// Whether at least one chunk of the node was authentic.
     pub(crate) fn is_proven(&self) -> bool {
         self.direction.as_ref().is_some_and(|direction| !direction.is_unused())
     }

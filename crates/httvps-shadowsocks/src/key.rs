@@ -1,4 +1,4 @@
-//! Access keys: where a node is, and what it wants to see.
+//! Access keys: address, cipher and secret of a node.
 
 use std::fmt;
 
@@ -16,17 +16,17 @@ const MAX_KEY_LEN: usize = 4096;
 /// Most characters of a tag that are kept.
 const MAX_TAG_CHARS: usize = 128;
 
-/// Longest salt prefix; Outline's own bound.
+/// Longest salt prefix, in bytes: Outline's bound.
 const MAX_PREFIX_LEN: usize = 16;
 
-/// Bytes of a salt that stay random at the least. Two streams with one salt would be encrypted alike; with 96 random
+/// Fewest random bytes of a salt. Two streams with one salt would be encrypted alike; with 96 random
 /// bits that is not to be expected before 2^48 streams.
 pub(crate) const MIN_RANDOM_LEN: usize = 12;
 
-/// A node and how to talk to it.
+/// The address of a node, its cipher and key.
 ///
-/// Keeps the key that was made of the password, not the password. `Debug` and `Display` show neither; memory that held
-/// them is overwritten. Equal keys lead to the same node in the same way; the tag does not count.
+/// Keeps the key that was derived from the password, not the password. `Debug` and `Display` show neither; memory that held
+/// them is overwritten. Equal keys have the same node, cipher and secret; the tag is not compared.
 #[derive(Clone)]
 pub struct AccessKey {
     node: Target,
@@ -58,7 +58,7 @@ impl AccessKey {
         Ok(key.with_query(query)?.with_tag(&percent_decode_str(tag).decode_utf8_lossy()))
     }
 
-    /// Puts a key together, as an API or a JSON object names its parts. The host may be an IPv6 address with or
+    /// Builds a key from its parts, as an API or a JSON object names them. The host may be an IPv6 address with or
     /// without brackets.
     pub fn from_parts(
         host: &str,
@@ -140,7 +140,7 @@ impl AccessKey {
         Ok(self)
     }
 
-    /// Sets the tag, a name for people; 128 characters of it are kept, and no control characters.
+    /// Sets the tag, a display name; 128 characters of it are kept, and no control characters.
     pub fn with_tag(mut self, tag: &str) -> Self {
         let tag: String = tag.chars().filter(|c| !c.is_control()).take(MAX_TAG_CHARS).collect();
         self.tag = (!tag.is_empty()).then(|| tag.into());
@@ -152,7 +152,7 @@ impl AccessKey {
         &self.node
     }
 
-    /// How the node encrypts.
+    /// The cipher.
     pub fn cipher(&self) -> Cipher {
         self.cipher
     }

@@ -1,4 +1,4 @@
-//! From a caller's bytes to a node's: the sending direction without I/O.
+//! The sending direction of a stream, from the caller to the node, without I/O.
 
 use std::io;
 
@@ -13,7 +13,7 @@ use httvps_proto::address::{self, ADDRESS_MAX};
 /// Most payload that is sealed at one time, in bytes.
 const BATCH: usize = 64 * 1024;
 
-/// What a chunk adds to its payload: the sealed length and the payload's tag.
+/// Bytes that a chunk adds to its payload: the sealed length and the payload's tag.
 const CHUNK_OVERHEAD: usize = 2 + TAG_LEN + TAG_LEN;
 
 /// Type of a request's header, its time, and the length of what follows (SIP022 section 3.1.3).
@@ -49,14 +49,14 @@ pub(crate) struct Outbound {
 }
 
 enum Stage {
-    /// The caller's first bytes are the address header, and are not whole yet.
+    /// The caller's first bytes are the address header, which is incomplete.
     Addressing(Vec<u8>),
-    /// The address header; no byte has left. Empty when the caller's own bytes are sent as they are.
+    /// The address header; no byte was sent yet. Empty when the caller's own bytes are sent as they are.
     Held(Vec<u8>),
     Open,
 }
 
-/// What sealing came to: bytes taken from the caller, and bytes of the area that are to be sent.
+/// The result of sealing: bytes taken from the caller, and bytes of the area that are to be sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Sealed {
     pub(crate) taken: usize,
@@ -87,7 +87,7 @@ impl Outbound {
         &self.salt[..key.cipher().key_len()]
     }
 
-    /// Whether a header of ours waits to be sent with the first payload.
+    /// Whether a header waits to be sent with the first payload.
     pub(crate) fn holds_header(&self) -> bool {
         matches!(&self.stage, Stage::Held(header) if !header.is_empty())
     }
@@ -97,8 +97,8 @@ impl Outbound {
         matches!(&self.stage, Stage::Addressing(header) if !header.is_empty())
     }
 
-    /// Seals as much of `data` as one batch has, and before it a header that is held, to the front of an area. No data
-    /// makes a header go alone.
+    /// Seals as much of `data` as one batch has, preceded by a held header, to the front of an area. With no data the
+    /// header is sent alone.
     pub(crate) fn seal(
         &mut self,
         key: &AccessKey,
@@ -129,13 +129,13 @@ impl Outbound {
         Ok(Sealed { taken: addressed + sealed.taken, len: sealed.len })
     }
 
-    /// Takes from the caller's first bytes what is missing of the address header; gives the number taken.
+    /// Takes the missing bytes of the address header from the caller's first bytes; returns their number.
     fn take_address(&mut self, data: &[u8]) -> Result<usize, Error> {
         let Stage::Addressing(header) = &mut self.stage else { return Ok(0) };
         let before = header.len();
         loop {
             let rest = &data[header.len() - before..];
-            // One byte more may tell the length.
+            // One more byte may determine the length.
             let whole = address::header_len(header).map_err(Error::Address)?;
             let missing = whole.unwrap_or(header.len() + 1) - header.len();
             if missing == 0 {

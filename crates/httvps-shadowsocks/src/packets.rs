@@ -56,12 +56,12 @@ pub(crate) struct Packets {
     session: Option<Box<Session>>,
 }
 
-/// Our session with a node of 2022, and the node's with us (SIP022 section 3.2).
+/// The session of this client with a node of 2022, and those of the node with it (SIP022 section 3.2).
 struct Session {
     id: [u8; 8],
     next_packet: u64,
     protection: Protection,
-    /// The node's sessions, the newest first. It has a new one after each restart.
+    /// The node's sessions, newest first. A node starts a new one after each restart.
     peers: [Option<Peer>; 2],
     /// When the newest began, in seconds since 1970.
     newest_since: u64,
@@ -81,7 +81,7 @@ struct AesKeys {
 
 struct Peer {
     id: [u8; 8],
-    /// Absent where the session's id makes no key.
+    /// Absent for ciphers that do not derive a key from the session id.
     key: Option<LessSafeKey>,
     window: Window,
 }
@@ -103,9 +103,9 @@ impl Packets {
         self.session.as_ref().map(|session| session.id)
     }
 
-    /// Seals one datagram to the front of an area; gives the length.
+    /// Seals one datagram to the front of an area; returns the length.
     ///
-    /// An error costs this datagram only: too long, no random bytes, or no address header where it must have one.
+    /// An error affects this datagram only: too long, no random bytes, or no address header where it must have one.
     pub(crate) fn seal(&mut self, payload: &[u8], now: u64, area: &mut [u8]) -> io::Result<usize> {
         if payload.len() > PAYLOAD_MAX {
             return Err(Errno::MSGSIZE.into());
@@ -125,7 +125,7 @@ impl Packets {
         Ok(salt_len + len)
     }
 
-    /// Opens one packet in place and gives where its payload is. `None` for what is not authentic, was seen before, is
+    /// Opens one packet in place and returns the range of its payload; `None` when it is not authentic, was seen before, is
     /// too old, or does not come from the target.
     pub(crate) fn open(&mut self, packet: &mut [u8], now: u64) -> Option<Range<usize>> {
         let end = packet.len().checked_sub(TAG_LEN)?;
@@ -189,7 +189,7 @@ impl Session {
         }
     }
 
-    /// Opens a packet in place and gives where its address begins.
+    /// Opens a packet in place and returns the offset of its address.
     fn open(&mut self, key: &AccessKey, packet: &mut [u8], now: u64) -> Option<usize> {
         let (ids, start, fresh_peer) = match &self.protection {
             Protection::Aes(keys) => {
@@ -197,7 +197,7 @@ impl Session {
                 keys.peer_ids.decrypt(head, DecryptionContext::None).ok()?;
                 let ids = *head;
                 let (id, packet_id) = split_ids(&ids);
-                // What is known to be old is not worth opening.
+                // An old packet is not decrypted.
                 let known = self.peers.iter().flatten().find(|peer| peer.id == id);
                 if known.is_some_and(|peer| !peer.window.is_fresh(packet_id)) {
                     return None;
@@ -222,7 +222,7 @@ impl Session {
         self.note(id, packet_id, fresh_peer, now).then_some(end - rest)
     }
 
-    /// Checks type, time and whose answer it is; gives what comes behind the padding.
+    /// Checks type, time and session; returns the offset after the padding.
     fn check_answer<'a>(&self, about: &'a [u8], now: u64) -> Option<&'a [u8]> {
         let (kind, rest) = about.split_first()?;
         let (time, rest) = rest.split_first_chunk()?;
@@ -235,7 +235,7 @@ impl Session {
         rest.get(usize::from(u16::from_be_bytes(*padding))..)
     }
 
-    /// Notes an authentic packet; false when it was seen before.
+    /// Records an authentic packet; false when it was seen before.
     ///
     /// A third session within a minute is refused (SIP022 section 3.2.5): its packets may be those of a session that was
     /// forgotten, whose times are still good.

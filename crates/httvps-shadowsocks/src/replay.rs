@@ -1,28 +1,28 @@
-//! Which packets of a session have been seen.
+//! The replay window of a session.
 
-/// Packets behind the newest one that may still come late.
+/// Size of the window: packets older than the newest one that are still accepted.
 const WINDOW: u64 = 1024;
 
-/// A sliding window over packet ids (RFC 6479 describes the like).
+/// A sliding window over packet ids (like RFC 6479).
 #[derive(Default)]
 pub(crate) struct Window {
-    /// One above the highest id that was seen.
+    /// The highest id seen, plus 1.
     next: u64,
     /// One bit for each of the last [`WINDOW`] ids, by the id's remainder.
     seen: [u64; WINDOW as usize / 64],
 }
 
 impl Window {
-    /// Whether a packet with this id is neither too old nor seen already.
+    /// Whether a packet with this id is inside the window and was not seen yet.
     pub(crate) fn is_fresh(&self, id: u64) -> bool {
         if id >= self.next {
-            // The last id has none above it.
+            // The last id has no successor.
             return id < u64::MAX;
         }
         self.next - id <= WINDOW && self.seen[word(id)] & bit(id) == 0
     }
 
-    /// Notes an authentic packet; false when it is not fresh.
+    /// Records an authentic packet; false when it is not fresh.
     pub(crate) fn insert(&mut self, id: u64) -> bool {
         if !self.is_fresh(id) {
             return false;

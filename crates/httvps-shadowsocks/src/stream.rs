@@ -23,27 +23,27 @@ pub const HEADER_WAIT: Duration = Duration::from_millis(10);
 /// A stream to a target through a node.
 ///
 /// Salt, address and the first payload leave in one packet: nothing is sent before the first write. When the stream
-/// is read and nothing is written for [`HEADER_WAIT`], the header goes alone, so that a target which speaks first is
-/// heard. `poll_shutdown` sends it too, `poll_flush` does not: it is no byte of the caller's.
+/// is read and nothing is written for [`HEADER_WAIT`], the header goes alone, so that a target which speaks first
+/// can answer. `poll_shutdown` sends it too; `poll_flush` does not, since it is not a byte of the caller.
 ///
 /// A write takes up to 64 KiB and seals them; what the connection does not take at once waits in the stream, and goes
 /// out with the next write, flush, shutdown or read. So there is never more than one such batch, and a caller that stops
 /// writing and reading must flush. `poll_shutdown` finishes our half; the other half can still be read.
 ///
 /// The node's finish is an end of file if it comes between chunks, and [`Error::Truncated`] otherwise. An end of file
-/// before any byte may also be a node that did not like the key: see [`is_proven`](Self::is_proven). What is wrong
-/// with bytes of the node is told by [`Error::of`]; nothing that is not authentic is ever given out.
+/// before any byte may also mean that the node rejected the key: see [`is_proven`](Self::is_proven). [`Error::of`] gives
+/// the cause of an error; only authentic bytes are returned.
 ///
-/// An idle stream has no buffer. Up to 66 KiB are held while a chunk is not whole or not fetched, and as many while
+/// An idle stream has no buffer. Up to 66 KiB are held while a chunk is incomplete or not read, and as many while
 /// sealed bytes wait.
 ///
-/// Reads and writes are safe to cancel.
+/// Reads and writes are cancellation-safe.
 pub struct Stream<S = TcpStream> {
     io: S,
     key: Arc<AccessKey>,
     outbound: Outbound,
     inbound: Inbound,
-    /// Sealed bytes that the connection has not taken.
+    /// Sealed bytes that are not written yet.
     sealed: Waiting,
     /// Runs while the header waits and the stream is read.
     header_wait: Option<Pin<Box<Sleep>>>,
@@ -68,13 +68,13 @@ impl<S> Stream<S> {
 
     /// Whether the node has shown that it has the key: at least one of its chunks was authentic.
     ///
-    /// A node which does not like our key says nothing; it is silent, or it finishes or resets the connection, just as
-    /// a target may.
+    /// A node that rejects the key does not say so: it stays silent, or closes or resets the connection, as
+    /// a target may too.
     pub fn is_proven(&self) -> bool {
         self.inbound.is_proven()
     }
 
-    /// The salt of our request.
+    /// The salt of the request.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn request_salt(&self) -> &[u8] {
         self.outbound.salt(&self.key)
@@ -93,7 +93,7 @@ impl<S> Stream<S> {
 }
 
 impl Stream<TcpStream> {
-    /// Turns the coming drop into a reset of the connection to the node. Bytes not sent yet are lost.
+    /// Makes the drop reset the connection to the node. Unsent bytes are lost.
     pub fn reset(&mut self) {
         // It fails only on a socket that is already dead, and such a socket sends nothing any more.
         let _ = self.io.set_zero_linger();
@@ -120,7 +120,7 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
         Ok(taken)
     }
 
-    /// Sends what is sealed. An error drops it.
+    /// Writes the sealed bytes. An error discards them.
     fn poll_sealed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.sealed.is_empty() {
             let sent = match Pin::new(&mut self.io).poll_write(cx, self.sealed.filled()) {
@@ -143,8 +143,8 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// What a reader does for the other direction. Errors show at the next write; what the node has sent before is
-    /// still to be read.
+    /// Writes sealed bytes and a due header during a read. Errors show at the next write; bytes that the node has sent before can
+    /// still be read.
     fn poll_write_beside_read(&mut self, cx: &mut Context<'_>) {
         if self.outbound.holds_header() {
             let wait = self.header_wait.get_or_insert_with(|| Box::pin(sleep(HEADER_WAIT)));
