@@ -1,4 +1,4 @@
-//! The addresses of a name, of which one family may come later than the other.
+//! The addresses of a name; one family may arrive later than the other.
 
 use std::net::IpAddr;
 
@@ -6,11 +6,11 @@ use tokio::sync::oneshot;
 
 /// The addresses of a name.
 ///
-/// When the name server has answered for one family and not for the other within 50 ms, the first half is given at once
-/// (RFC 8305 section 3), and what still comes of the other is in `late`.
+/// When the name server has answered for one family and not for the other within 50 ms, the first family is returned at once
+/// (RFC 8305 section 3), and the other one arrives through `late`.
 #[derive(Debug)]
 pub struct Addresses {
-    /// What can be dialled now; IPv6 before IPv4.
+    /// Addresses that can be dialled now, IPv6 before IPv4.
     pub first: Vec<IpAddr>,
     /// The other family, if its answer is still outstanding.
     pub late: Option<Late>,
@@ -21,20 +21,20 @@ pub struct Addresses {
 pub struct Late(oneshot::Receiver<Vec<IpAddr>>);
 
 impl Late {
-    /// What came; nothing if the name server did not answer or has none. Ends when the last name server's time is over.
+    /// The addresses; none if the name server did not answer or has none. Ends at the time-out of the last name server.
     pub async fn addresses(self) -> Vec<IpAddr> {
         self.0.await.unwrap_or_default()
     }
 }
 
-/// What is sent later; nothing if the sender goes without.
+/// Waits for the later addresses; none if the sender was dropped.
 impl From<oneshot::Receiver<Vec<IpAddr>>> for Late {
     fn from(receiver: oneshot::Receiver<Vec<IpAddr>>) -> Self {
         Self(receiver)
     }
 }
 
-/// The whole answer at once.
+/// A complete answer, without a late part.
 impl From<Vec<IpAddr>> for Addresses {
     fn from(first: Vec<IpAddr>) -> Self {
         Self { first, late: None }

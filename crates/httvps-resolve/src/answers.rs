@@ -1,4 +1,4 @@
-//! What name servers have answered, for as long as it is valid.
+//! The cache of answers from name servers.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,26 +9,26 @@ use moka::sync::Cache;
 
 use crate::ResolveError;
 
-/// Most names that are remembered.
+/// Most names in the cache.
 const MAX_NAMES: u64 = 4096;
 
-/// Longest time an answer is remembered, whatever its TTL says.
+/// Longest time that an answer is cached, whatever its TTL is.
 pub(crate) const MAX_POSITIVE_TTL: Duration = Duration::from_mins(5);
 
-/// Longest time that a name is remembered not to exist.
+/// Longest time that the absence of a name is cached.
 pub(crate) const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(30);
 
-/// Most addresses of a name that is remembered. An answer may hold thousands, and they are not cut short, since each of
-/// them is judged.
+/// Most addresses of a cached name. An answer may hold thousands; it is not truncated, since the policy checks each
+/// address.
 const MAX_ADDRESSES: usize = 32;
 
-/// What came of a name.
+/// The result of a lookup.
 type Answer = Result<Arc<[IpAddr]>, ResolveError>;
 
-/// The names that are known. It is asked without waiting for anything.
+/// The cache. A query never waits.
 ///
-/// When it is full a name comes in only if it is asked for more often than one that would have to go: a device that asks
-/// for thousands of names once does not drive out those that are in use.
+/// When it is full, a name is added only if it is requested more often than the one that it would replace: a device that requests
+/// thousands of names once does not evict those in use.
 pub(crate) struct Answers {
     names: Cache<Name, (Answer, Instant)>,
 }
@@ -49,7 +49,7 @@ impl Answers {
         (now < valid_until).then(|| answer.map(|addresses| addresses.to_vec()))
     }
 
-    /// Remembers an answer until `valid_until`, within the bounds.
+    /// Caches an answer until `valid_until`, within the bounds.
     pub(crate) fn remember(
         &self,
         name: Name,

@@ -1,21 +1,21 @@
-//! Why a name did not lead to an address.
+//! Errors of name resolution.
 
 use std::fmt;
 
-/// Why a name did not lead to an address. `Display` says it without the name.
+/// Why a name could not be resolved. `Display` does not contain the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResolveError {
     /// The name does not exist.
     NoSuchName,
     /// The name exists and has no address.
     NoAddress,
-    /// The system names no name server; only addresses and the names in the hosts file work.
+    /// The system has no name server configured; only addresses and the names in the hosts file work.
     NoNameServer,
     /// The name servers refused, failed, or could not be reached.
     ServerFailed,
     /// The name servers did not answer in time.
     TimedOut,
-    /// This host has no descriptor or buffer left for the question.
+    /// This host has no descriptor or buffer left for the query.
     Overload,
 }
 

@@ -1,4 +1,4 @@
-//! Both families of addresses of one name: asked at once, and not waited for longer than is worth it.
+//! Queries for both address families of a name, made at once, with a bounded wait for the slower one.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,21 +17,21 @@ use crate::servers::is_of_network;
 use crate::system::Dns;
 use crate::{Addresses, ResolveError};
 
-/// What the name servers said of one family of addresses.
+/// The answer of the name servers for one address family.
 enum Family {
-    /// Addresses, and until when that holds. None if the name leads somewhere and there is nothing.
+    /// Addresses, and until when they are valid. Empty if the name exists without an address of this family.
     Addresses(Vec<IpAddr>, Instant),
-    /// That there are none, and until when that holds.
+    /// There are none, and until when that is valid.
     Nothing(ResolveError, Instant),
-    /// Nothing of the name.
+    /// No usable answer.
     Failed(ResolveError),
 }
 
-/// Asks for both families at once, and remembers what comes of it.
+/// Queries both families at once and caches the result.
 ///
-/// When one has addresses and the other is silent for 50 ms more, the answer is the half that is there, and a
-/// task waits for the rest, in a place of both `late_places`: without one the rest is waited for here. A name server that
-/// never answers for one family is found out by that task, so the next lookups of the name do without.
+/// When one has addresses and the other is silent for 50 ms more, the first is returned, and a
+/// task waits for the other, with a place of both `late_places`; without a place this call waits itself. The task also
+/// caches that a name server never answers for one family, so that the next lookups of the name do not wait.
 pub(crate) async fn ask(
     dns: Arc<Dns>,
     name: Name,
@@ -72,7 +72,7 @@ pub(crate) async fn ask(
     Ok(Addresses { first: found, late: Some(Late::from(late)) })
 }
 
-/// Puts the two families together, and remembers what came of them if it is worth remembering.
+/// Merges the two families, and caches the result if it is usable.
 fn whole(dns: &Dns, name: Name, one: Family, other: Family) -> Result<Vec<IpAddr>, ResolveError> {
     let now = Instant::now();
     let valid_until = match (&one, &other) {

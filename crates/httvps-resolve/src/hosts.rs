@@ -1,4 +1,4 @@
-//! `/etc/hosts`, read line by line as the C library does: a line that cannot be used costs nothing but itself.
+//! `/etc/hosts`, read line by line as the C library does: an unusable line is skipped.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,13 +9,13 @@ const MAX_NAME: usize = 253;
 /// The names of a hosts file and their addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts {
-    /// By the name in lower case.
+    /// Key: the name in lower case.
     names: HashMap<Box<str>, Vec<IpAddr>>,
 }
 
 impl Hosts {
-    /// Reads a hosts file. Bytes that are not UTF-8 are no part of any name; a byte-order mark is skipped. An address with
-    /// a zone (`fe80::1%eth0`) is left out: what is dialled has none.
+    /// Reads a hosts file. A name with bytes that are not UTF-8 never matches; a byte-order mark is skipped. An address with
+    /// a zone (`fe80::1%eth0`) is skipped, since dialled addresses have none.
     pub(crate) fn parse(text: &[u8]) -> Self {
         let mut hosts = Self::default();
         for line in without_mark(text).split(|&byte| byte == b'\n') {

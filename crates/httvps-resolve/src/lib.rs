@@ -1,10 +1,10 @@
-//! From a name to a connection: what the system knows, what its name servers say, and the race of the addresses.
+//! From a name to a connection: the system's files, its name servers, and happy eyeballs.
 //!
-//! Every name that a program of httvps looks up comes here: targets of `direct`, nodes, the backend, key servers, and the
-//! client's gateway. So all of them have the same order of name servers, the same waits and the same bounds.
+//! All lookups of httvps use this crate: targets of `direct`, nodes, the backend, key servers, and the
+//! client's gateway. They share the order of name servers, the time-outs and the bounds.
 //!
 //! Reading order: [`Resolve`] → [`SystemResolver`] → `system` (the two files, read again when they change) → `servers`
-//! (which name server is asked when) → `link` (its sockets) → [`race`] (dialling what came out).
+//! (the order of queries) → `link` (its sockets) → [`race`] (dialling the addresses).
 
 mod addresses;
 mod answers;

@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 
 /// Opens the sockets to one name server.
 ///
-/// They are connected, so that a host where no name server runs is known at once, by its ICMP error, and not after a
+/// They are connected, so that the ICMP error of a host without a name server is seen at once, and not as a
 /// time-out.
 #[derive(Clone, Default)]
 pub(crate) struct Link {
@@ -36,7 +36,7 @@ impl Link {
         Self { tokio: TokioRuntimeProvider::default(), zone: zone.map(Arc::from) }
     }
 
-    /// The address with its link. The link is looked up each time: it may come and go.
+    /// The address with its link. The link is looked up each time, since interfaces appear and disappear.
     fn scoped(&self, address: SocketAddr) -> io::Result<SocketAddr> {
         match (address, &self.zone) {
             (SocketAddr::V6(mut six), Some(zone)) => {

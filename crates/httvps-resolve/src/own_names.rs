@@ -1,4 +1,4 @@
-//! Names that the operator gave: the backend, key servers, nodes, and the gateway of a client.
+//! Names from the operator's configuration: the backend, key servers, nodes, and the gateway of a client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,7 +11,7 @@ use crate::system::Dns;
 /// Most calls of the C library's resolver at one time. Each holds a thread until it ends, and cannot be interrupted.
 const MAX_CALLS: usize = 4;
 
-/// What a name of the operator's may mean, in the order of the C library: as it is, and relative to each search domain.
+/// The absolute names that an operator's name may stand for, in the order of the C library: as it is, and with each search domain.
 pub(crate) fn candidates(name: &str, dns: &Dns) -> Result<Vec<Name>, ResolveError> {
     let mut absolute = Name::from_str_relaxed(name).map_err(|_| ResolveError::NoSuchName)?;
     let is_absolute = name.ends_with('.');
@@ -64,7 +64,7 @@ impl OtherSources {
     }
 }
 
-/// Whether another source may know a name of which this came: the name servers do not have it. Names below `local` are of
+/// Whether another source may know a name with this result: the name servers do not have it. Names below `local` are of
 /// multicast DNS (RFC 6762), whatever a name server says or fails to say.
 pub(crate) fn may_be_elsewhere(name: &str, error: ResolveError) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
@@ -76,7 +76,7 @@ pub(crate) fn may_be_elsewhere(name: &str, error: ResolveError) -> bool {
         )
 }
 
-/// Whether a name is `localhost` or ends in it. Such a name means this host and is never asked for (RFC 6761 section
+/// Whether a name is `localhost` or ends in it. Such a name means this host and is never sent to a name server (RFC 6761 section
 /// 6.3).
 pub fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);

@@ -1,9 +1,9 @@
-//! Where resolution takes its configuration from.
+//! Paths and timing of the resolver; tests use their own.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where the files are, and how their name servers are asked.
+/// The paths of the files, and the timing of queries.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) hosts: PathBuf,
@@ -11,7 +11,7 @@ pub(crate) struct Place {
     pub(crate) port: u16,
     /// How long the slower family of addresses is waited for when the faster one has some (RFC 8305 section 3).
     pub(crate) resolution_delay: Duration,
-    /// How long a name server is asked alone before the next one is asked beside it.
+    /// How long one name server is waited for before the next one is queried in parallel.
     pub(crate) head_start: Duration,
 }
 

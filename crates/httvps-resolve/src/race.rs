@@ -1,4 +1,4 @@
-//! Dialling several addresses of one name, one after the other but not in vain (RFC 8305, "happy eyeballs").
+//! Dialling several addresses of one name with staggered starts (RFC 8305, "happy eyeballs").
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{Addresses, BoxFuture};
 
-/// How long an attempt runs alone before the next address is tried beside it (RFC 8305 section 5).
+/// How long an attempt runs alone before the next address is tried in parallel (RFC 8305 section 5).
 pub const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Most addresses of the operator's own names (gateway, backend, key server) that are dialled.
@@ -36,7 +36,7 @@ pub fn dial_order(addresses: &[IpAddr], most: usize) -> Vec<IpAddr> {
     }
 }
 
-/// Dials the addresses of a name of the operator's, as [`race`] does, at most 16 at first and 16 of the late ones. Has no
+/// Dials the addresses of an operator's name, as [`race`] does, at most 16 at first and 16 of the late ones. Has no
 /// time-out of its own; dropping the future closes what is being opened.
 pub async fn connect<T, F>(
     addresses: Addresses,
@@ -63,12 +63,12 @@ where
     race(first, late, HEAD_START, dial, weight).await.map_err(|error| error.unwrap_or_else(nothing))
 }
 
-/// Dials the addresses in their order and gives the first connection that stands.
+/// Dials the addresses in their order and returns the first connection that succeeds.
 ///
-/// The next address is tried when an attempt fails, and at the latest `head_start` after the last one began. Addresses that
-/// come late stand behind the others; with nothing else left they are waited for. If none succeeds, the error of the
-/// greatest weight is given, the first of several; none where there was no address. All attempts live in the returned
-/// future: when it is dropped or has a winner, the others are gone.
+/// The next address is tried when an attempt fails, and at the latest `head_start` after the last one began. Late
+/// addresses are queued after the others; when no other is left, the call waits for them. If none succeeds, it returns the first error of the
+/// greatest weight, or none if there was no address. All attempts live in the returned
+/// future: dropping it, or a success, cancels the others.
 pub async fn race<T, E, A, F>(
     first: Vec<A>,
     mut late: Option<BoxFuture<'_, Vec<A>>>,
@@ -121,7 +121,7 @@ fn poll_late<A>(
     late.as_mut().map_or(Poll::Pending, |late| late.as_mut().poll(cx))
 }
 
-/// Waits for any attempt to end and takes it out. Cancellation safe: the attempts stay where they are.
+/// Waits for any attempt to end and takes it out. Cancellation-safe: the attempts are kept.
 async fn first_done<O, F: Future<Output = O>>(running: &mut Vec<Pin<Box<F>>>) -> O {
     poll_fn(|cx| {
         for i in 0..running.len() {

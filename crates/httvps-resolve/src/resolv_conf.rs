@@ -1,4 +1,4 @@
-//! `/etc/resolv.conf`, read line by line as the C library does: a word that cannot be used costs nothing but itself.
+//! `/etc/resolv.conf`, read line by line as the C library does: an unusable word is skipped.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -21,15 +21,15 @@ const MIN_QUERY_TIME: Duration = Duration::from_secs(1);
 /// The C library's limit of `ndots`.
 const MAX_NDOTS: usize = 15;
 
-/// Where a name server is.
+/// The address of a name server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServerAddress {
     pub(crate) ip: IpAddr,
-    /// The link of an address that means something on one link only: a name or a number.
+    /// The zone of a link-local address: an interface's name or number.
     pub(crate) zone: Option<Box<str>>,
 }
 
-/// What a resolver configuration says.
+/// A parsed resolver configuration.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ResolvConf {
     /// In the order of the file; at least one.
@@ -42,9 +42,9 @@ pub(crate) struct ResolvConf {
     pub(crate) ndots: usize,
     /// The wait for one name server.
     pub(crate) timeout: Duration,
-    /// Whether questions say how long an answer may be.
+    /// Whether queries use EDNS0 to announce the size of an answer.
     pub(crate) edns0: bool,
-    /// What was left out, in words.
+    /// Descriptions of what was skipped.
     pub(crate) problems: Vec<String>,
 }
 
@@ -63,8 +63,8 @@ impl Default for ResolvConf {
 }
 
 impl ResolvConf {
-    /// Reads a resolver configuration. Keywords and options that are not known are skipped. Where it names no name server,
-    /// that on this host is asked, as the C library does.
+    /// Reads a resolver configuration. Keywords and options that are not known are skipped. Without a name server in it,
+    /// the one on this host is used, as the C library does.
     pub(crate) fn parse(text: &[u8]) -> Self {
         let mut conf = Self::default();
         for (number, line) in (1..).zip(without_mark(text).split(|&byte| byte == b'\n')) {

@@ -1,4 +1,4 @@
-//! From a name to addresses: the seam for tests, and the resolver of the system.
+//! From a name to addresses: the trait that tests replace, and the system's resolver.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,22 +13,22 @@ use crate::place::Place;
 use crate::system::{Dns, Files};
 use crate::{Addresses, ResolveError, families};
 
-/// A future behind a pointer, as trait objects give it.
+/// A boxed future, for trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Most lookups of devices that run at one time; the rest wait within their own deadlines.
+/// Most lookups of devices that run at one time; further ones wait within their own deadlines.
 const MAX_LOOKUPS: usize = 128;
 
 /// Most lookups of one device that run or wait for one of these places; as many for all names of the operator.
 const MAX_LOOKUPS_OF_DEVICE: usize = 16;
 
-/// Most answers of a slower family that are waited for behind the back of lookups, and most of one device. Beyond it the
-/// lookup itself waits for them, in its place.
+/// Most background waits for a slower family, in all and for one device. Beyond it the
+/// lookup itself waits, and keeps its place.
 const MAX_LATE: usize = 128;
 const MAX_LATE_OF_DEVICE: usize = 32;
 
-/// A device's share of the lookups that run at one time: 16 for all of its sessions, so that none holds all of them with
-/// names whose servers do not answer. Clones are of the same share.
+/// A device's share of the lookups that run at one time: 16 for all of its sessions, so that one device cannot occupy all places with
+/// names whose servers do not answer. Clones refer to the same share.
 #[derive(Clone, Debug)]
 pub struct LookupShare {
     places: Arc<Semaphore>,
@@ -43,7 +43,7 @@ impl Default for LookupShare {
 }
 
 impl LookupShare {
-    /// Waits for a place of the share, behind those who wait already; dropping it gives it back. Cancel safe.
+    /// Waits for a place of the share, in order; dropping the place returns it. Cancellation-safe.
     pub async fn place(&self) -> Result<SemaphorePermit<'_>, ResolveError> {
         self.places.acquire().await.map_err(|_| ResolveError::Overload)
     }
@@ -53,7 +53,7 @@ impl LookupShare {
 pub trait Resolve: Send + Sync + 'static {
     /// Looks up every address of a name that a client gave, IPv6 and IPv4, in the order in which they should be tried.
     ///
-    /// It is asked once for each stream, and the caller dials nothing but these answers. A lookup that has to be made
+    /// Called once for each stream; the caller dials only these addresses. A lookup that is not cached
     /// waits for a place within `share`. Dropping the future cancels the lookup. The name is taken as absolute, with or
     /// without a dot at its end.
     fn resolve(
@@ -62,7 +62,7 @@ pub trait Resolve: Send + Sync + 'static {
         share: &LookupShare,
     ) -> BoxFuture<'static, Result<Addresses, ResolveError>>;
 
-    /// Looks up a name that the operator gave: it may be relative to a search domain, and known to this host alone.
+    /// Looks up a name from the operator's configuration: it may be relative to a search domain, and known to this host alone.
     fn resolve_own(&self, name: &str) -> BoxFuture<'static, Result<Addresses, ResolveError>> {
         self.resolve(name, &LookupShare::default())
     }
@@ -70,14 +70,14 @@ pub trait Resolve: Send + Sync + 'static {
 
 /// The system's own resolution: its hosts file first, then the name servers of its configuration.
 ///
-/// Both files are read again when they have changed, which is looked at once a second at most, when a name is looked up.
-/// Search domains are not applied to what a client names: that means the same on every gateway, and does not reach into the
-/// operator's own domain. The operator's own names have them, and where no name server knows such a name, the C library is
+/// Both files are read again when they have changed, which is checked on a lookup, at most once a second.
+/// Search domains do not apply to names from clients: such a name means the same on every gateway, and gives no access to the
+/// operator's own domain. They apply to the operator's own names. When no name server knows such a name, the C library is
 /// asked, which may have other sources. DNSSEC is not validated.
 ///
 /// At most 128 lookups of devices run at one time, 16 of one [`LookupShare`]; the operator's names have 16 places of their
-/// own. The answers for 4,096 names are remembered, for as long as their TTL says and at most 5 minutes (30 s for a name that
-/// does not exist or has no address, and where the answer for one family failed); a name that is known waits for no place.
+/// own. The answers for 4,096 names are cached for their TTL, at most 5 minutes (30 s for a name that
+/// does not exist or has no address, and where the answer for one family failed); a cached name needs no place.
 pub struct SystemResolver {
     shared: Arc<Shared>,
 }
@@ -91,9 +91,9 @@ struct Shared {
 }
 
 impl SystemResolver {
-    /// The resolver of this process, with `/etc/hosts` and `/etc/resolv.conf`. Reads them when it is called first. A
-    /// missing, empty or unusable one is taken as empty: then only the names in the other one work, and the errors of all
-    /// other names say why.
+    /// The resolver of this process, with `/etc/hosts` and `/etc/resolv.conf`. Reads them on the first call. A
+    /// missing, empty or unusable one counts as empty: then only the names in the other one work, and the errors of all
+    /// other names give the reason.
     pub fn shared() -> Arc<Self> {
         static SHARED: LazyLock<Arc<SystemResolver>> =
             LazyLock::new(|| Arc::new(SystemResolver::new(Place::default())));
@@ -111,8 +111,8 @@ impl SystemResolver {
         Self { shared: Arc::new(shared) }
     }
 
-    /// What is wrong with the system's resolver configuration as it was read last, a sentence each: no name server, and
-    /// what was left out. None when all is well.
+    /// The problems of the resolver configuration that was read last, a sentence each: no name server, and
+    /// what was skipped. Empty without problems.
     pub fn problems(&self) -> Vec<String> {
         self.shared.files.problems()
     }
@@ -162,7 +162,7 @@ impl Resolve for SystemResolver {
 }
 
 impl Shared {
-    /// What the first candidate leads to that leads anywhere; else the error that says most of the name.
+    /// The result of the first candidate that resolves; otherwise the most specific error.
     async fn resolve_candidates(
         &self,
         dns: &Arc<Dns>,

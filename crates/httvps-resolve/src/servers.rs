@@ -1,4 +1,4 @@
-//! Which name server is asked when.
+//! The order and timing of queries to name servers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,17 +17,17 @@ use crate::place::Place;
 use crate::race::race;
 use crate::resolv_conf::{ResolvConf, ServerAddress};
 
-/// How long a name server that was silent while another one answered stands behind the others.
+/// How long a name server that was silent while another one answered is queried after the others.
 const SILENCE_REMEMBERED: Duration = Duration::from_mins(1);
 
-/// Most questions at one time over one TCP connection to a name server.
+/// Most queries at one time over one TCP connection to a name server.
 const MAX_ACTIVE_REQUESTS: usize = 1024;
 
 /// The name servers of a configuration.
 ///
 /// They are asked in the order of the file, since one may know names that another does not. The next one is asked
-/// at once when one fails, and beside it when it has not answered for 500 ms. One that did not answer while another did
-/// stands behind the others for a minute, so a dead one costs 500 ms a minute and not seconds a name.
+/// at once when one fails, and in parallel when it has not answered for 500 ms. One that did not answer while another did
+/// is asked after the others for a minute, so a dead one costs 500 ms a minute and not seconds a name.
 pub(crate) struct Servers {
     in_order: Vec<Server>,
     head_start: Duration,
@@ -44,7 +44,7 @@ struct State {
     behind_until: Option<Instant>,
 }
 
-/// One question that was put to a server.
+/// One query to a server.
 struct Asked<'a> {
     server: &'a Server,
     since: Mutex<Option<Instant>>,
@@ -52,14 +52,14 @@ struct Asked<'a> {
 }
 
 impl Servers {
-    /// Asks nothing yet.
+    /// Creates the servers; sends no query.
     pub(crate) fn new(conf: &ResolvConf, place: &Place) -> Self {
         let servers = conf.servers.iter();
         let in_order = servers.filter_map(|address| Server::new(address, place.port, conf));
         Self { in_order: in_order.collect(), head_start: place.head_start }
     }
 
-    /// Asks for the records of one name and type. Ends when the last server's time is over, at most 4 s.
+    /// Queries the records of one name and type. Ends at the time-out of the last server, after at most 4 s.
     pub(crate) async fn lookup(&self, name: Name, kind: RecordType) -> Result<Lookup, NetError> {
         let start = Instant::now();
         let mut in_order: Vec<&Server> = self.in_order.iter().collect();
@@ -81,7 +81,7 @@ impl Servers {
 
 #[cfg(test)]
 impl Servers {
-    /// Which servers stand behind the others at present.
+    /// Which servers are currently asked after the others.
     pub(crate) fn standing_behind(&self) -> Vec<bool> {
         self.in_order.iter().map(|server| server.is_behind(Instant::now())).collect()
     }
@@ -119,7 +119,7 @@ impl<'a> Asked<'a> {
         Self { server, since: Mutex::default(), is_done: AtomicBool::new(false) }
     }
 
-    /// What the server says of the name (`Ok`, an answer or that there is none), or that another one must be asked (`Err`).
+    /// The server's answer for the name (`Ok`, also that there is none), or that another server must be asked (`Err`).
     async fn ask(
         &self,
         name: Name,
@@ -171,12 +171,12 @@ fn is_said_of_the_name(error: &NetError) -> bool {
     )
 }
 
-/// Whether an error says that the server cannot be asked at all. The library makes "no connections" of most of those.
+/// Whether an error means that the server cannot be reached at all. The library makes "no connections" of most of those.
 pub(crate) fn is_of_network(error: &NetError) -> bool {
     matches!(error, NetError::Io(_) | NetError::NoConnections)
 }
 
-/// Which of several errors is told: what a server said before silence, silence before the network.
+/// The rank of an error when there are several: an answer of a server, then a time-out, then a network error.
 fn weight(error: &NetError) -> u8 {
     match error {
         NetError::Dns(_) => 3,

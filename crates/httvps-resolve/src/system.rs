@@ -1,4 +1,4 @@
-//! The two files that say what names mean on this host, read again when they change.
+//! `/etc/hosts` and `/etc/resolv.conf`, read again when they change.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,14 +16,14 @@ use crate::place::Place;
 use crate::resolv_conf::ResolvConf;
 use crate::servers::Servers;
 
-/// How often it is looked whether the files have changed, at most: when a name is looked up.
+/// Shortest interval between two checks for a change; a lookup triggers the check.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Most bytes of each file that are read.
 const MAX_HOSTS_BYTES: u64 = 16 * 1024 * 1024;
 const MAX_CONF_BYTES: u64 = 64 * 1024;
 
-/// What names mean on this host, as the files say at present.
+/// The current content of both files.
 #[derive(Clone)]
 pub(crate) struct System {
     pub(crate) hosts: Arc<Hosts>,
@@ -32,7 +32,7 @@ pub(crate) struct System {
     conf_stamp: Stamp,
 }
 
-/// The name servers of one resolver configuration, and what they have said.
+/// The name servers of one resolver configuration, and the cache of their answers.
 pub(crate) struct Dns {
     pub(crate) servers: Servers,
     /// Whether the file names no name server, and the only one is the C library's default.
@@ -45,18 +45,18 @@ pub(crate) struct Dns {
     problems: Vec<String>,
 }
 
-/// The files, and what they said when they were read last.
+/// The files, and their content when they were read last.
 pub(crate) struct Files {
     place: Place,
     current: Mutex<System>,
     checked: Mutex<Instant>,
 }
 
-/// By what a changed file is known; none where there is no file.
+/// How a changed file is recognised; none without a file.
 type Stamp = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
 impl Files {
-    /// Reads both files. One that is missing or cannot be read is taken as empty.
+    /// Reads both files. One that is missing or cannot be read counts as empty.
     pub(crate) fn read(place: Place) -> Self {
         let (hosts_stamp, conf_stamp) = (stamp(&place.hosts), stamp(&place.conf));
         let hosts = Arc::new(read_hosts(&place.hosts));
@@ -65,8 +65,8 @@ impl Files {
         Self { place, current, checked: Mutex::new(Instant::now()) }
     }
 
-    /// What the files say now, give or take [`CHECK_INTERVAL`]. Looking costs two calls of the system in that time;
-    /// a lookup that comes while they are being read uses what they said before.
+    /// The current content, at most [`CHECK_INTERVAL`] old. A check costs two system calls in that interval;
+    /// a lookup during a read uses the previous content.
     pub(crate) async fn system(self: &Arc<Self>) -> System {
         if self.is_due() {
             let files = Arc::clone(self);
@@ -76,12 +76,12 @@ impl Files {
         self.current()
     }
 
-    /// What the files said when they were read last.
+    /// The content when the files were read last.
     pub(crate) fn current(&self) -> System {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is wrong with the resolver configuration, as it was read last.
+    /// The problems of the resolver configuration that was read last.
     pub(crate) fn problems(&self) -> Vec<String> {
         self.current().dns.problems.clone()
     }
@@ -96,7 +96,7 @@ impl Files {
         is_due
     }
 
-    /// Reads again what has changed.
+    /// Reads changed files again.
     fn look(&self) {
         let (hosts_stamp, conf_stamp) = (stamp(&self.place.hosts), stamp(&self.place.conf));
         let mut system = self.current();

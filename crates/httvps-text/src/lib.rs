@@ -1,8 +1,8 @@
-//! Text that people and other programs write: UTF-8, with or without a byte-order mark.
+//! Reading text from people and other programs: UTF-8, with or without a byte-order mark.
 //!
 //! Editors and shells of Windows put a byte-order mark before a text, or save it as UTF-16. The mark
-//! is no part of the text, and UTF-16 is an error that says so. Every text file of httvps, and every
-//! answer of a foreign server that is a text, is read by this crate.
+//! is not part of the text; UTF-16 is an error that names it. Every text file of httvps, and every
+//! text from a foreign server, is read by this crate.
 
 use std::fmt;
 use std::fs::File;
@@ -16,7 +16,7 @@ const MARK: &[u8] = b"\xef\xbb\xbf";
 /// The byte-order mark as a character.
 const MARK_CHARACTER: char = '\u{feff}';
 
-/// Why something is not a text that can be used. `Display` is a phrase that follows the name of the
+/// Why a text cannot be used. `Display` is a phrase that follows the name of the
 /// file: *cannot be read: …*, *is UTF-16; …*. It repeats nothing of the content.
 #[derive(Debug)]
 pub enum TextError {
