@@ -1,4 +1,4 @@
-//! Where a connection comes from, for limits and shares by source.
+//! Sources of connections, for limits and shares by source.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::HashMap;
@@ -6,13 +6,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Prefixes that IPv6 subscribers are given, widest first, and how many times the share of one
-/// address a network of that width has. A party with a /48 would otherwise have 65,536 shares.
+/// address a network of that width has. Otherwise a subscriber with a /48 would have 65,536 shares.
 const TIERS: [(u8, usize); 3] = [(48, 4), (56, 2), (64, 1)];
 
-/// What the factors of [`TIERS`] divide: the load of one place that is held by one address.
+/// The load of one place that is held by one address; the factors of [`TIERS`] divide it.
 const UNIT: usize = 4;
 
-/// One party of the network, as far as its address tells: an IPv4 address, or the /64 of an IPv6
+/// A source: an IPv4 address, or the /64 of an IPv6
 /// address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source(IpAddr);
@@ -36,7 +36,7 @@ impl Source {
         network.contains(&self.0)
     }
 
-    /// The widest network that may be one party's.
+    /// The widest network that may belong to one subscriber.
     pub fn party(self) -> IpAddr {
         match self.0 {
             IpAddr::V4(_) => self.0,
@@ -102,7 +102,7 @@ impl SourceCounts {
         }
     }
 
-    /// Counts a place no longer, which [`add`](Self::add) has counted.
+    /// Removes a place that [`add`](Self::add) has counted.
     pub fn remove(&mut self, source: Source) {
         for (network, _) in source.networks() {
             if let Some(count) = self.networks.get_mut(&network) {
@@ -122,7 +122,7 @@ impl SourceCounts {
         self.networks.values().map(Count::load).max().unwrap_or(0)
     }
 
-    /// What the fullest network of `source` has; 0 = it has no place. Comparable between sources.
+    /// The load of the fullest network of `source`; 0 = it has no place. Comparable between sources.
     pub fn load(&self, source: Source) -> usize {
         let networks = source.networks().filter_map(|(network, _)| self.networks.get(&network));
         networks.map(Count::load).max().unwrap_or(0)

@@ -1,4 +1,4 @@
-//! What a session and the ways out of the gateway agree on.
+//! The interface between a session and its egress.
 
 use std::fmt;
 use std::future::Future;
@@ -11,22 +11,22 @@ use tokio::net::TcpStream;
 
 use crate::{ConnectError, DatagramDial, LookupShare, NoDatagrams};
 
-/// A future on the heap, as trait objects must return it.
+/// A boxed future, for trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Everything a connector may need to know of the stream that wants out.
+/// A request to open an upstream.
 #[derive(Clone, Debug)]
 pub struct OpenRequest {
-    /// Where the client wants to go; absent when the client named no target.
+    /// The target; absent when the client named none.
     pub target: Option<Target>,
     /// How long opening may take in all, name resolution included. After that it fails with
     /// [`ConnectError::TimedOut`].
     pub deadline: Duration,
-    /// The share of name lookups of the device that the stream is of. A connector that resolves no names does without.
+    /// The share of name lookups of the device that the stream is of. Unused by a connector that resolves no names.
     pub lookups: LookupShare,
 }
 
-/// A way out of the gateway. One connector serves every session.
+/// Opens upstreams for streams. One connector serves every session.
 pub trait Connector: Send + Sync + 'static {
     /// Starts to open an upstream.
     ///
@@ -41,7 +41,7 @@ pub trait Connector: Send + Sync + 'static {
         Err(NoDatagrams)
     }
 
-    /// Whether the target means anything to this connector. One that ignores it takes any text.
+    /// Whether this connector uses the target. One that ignores it accepts any text.
     fn uses_target(&self) -> bool {
         true
     }
@@ -50,9 +50,9 @@ pub trait Connector: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 }
 
-/// What a stream's bytes go to.
+/// The upstream of a byte stream.
 pub enum Upstream {
-    /// Every byte comes back to the client; the relay does it without an upstream connection.
+    /// Every byte is sent back to the client; the relay does it without an upstream connection.
     Echo,
     /// Every byte is dropped; none comes back.
     Blackhole,
@@ -72,14 +72,14 @@ impl fmt::Debug for Upstream {
 
 /// A connection to a target. `poll_shutdown` finishes our half; the other half can still be read.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Turns the coming drop into a reset, so that the target does not take a broken stream for a finished one.
+    /// Makes the drop reset the connection, so that the target can tell an aborted stream from a finished one.
     ///
-    /// Bytes not sent yet are lost. Without effect where the transport knows no reset.
+    /// Unsent bytes are lost. No effect on a transport without a reset.
     fn reset(&mut self);
 
     /// Whether the stream cannot take any payload yet because its target is still being dialled.
     ///
-    /// Until then a flush that waits does not mean that bytes which count as taken are held.
+    /// Until then a pending flush does not mean that accepted bytes are held.
     fn is_opening(&self) -> bool {
         false
     }

@@ -1,4 +1,4 @@
-//! What a stream of datagrams goes to.
+//! The upstreams of streams of datagrams.
 
 use std::fmt;
 use std::io;
@@ -29,13 +29,13 @@ impl fmt::Display for NoDatagrams {
 
 impl std::error::Error for NoDatagrams {}
 
-/// What a stream's datagrams go to.
+/// The upstream of a stream of datagrams.
 pub enum DatagramUpstream {
-    /// Every datagram comes back to the client; the relay does it without a socket.
+    /// Every datagram is sent back to the client; the relay does it without a socket.
     Echo,
     /// Every datagram is dropped; none comes back.
     Blackhole,
-    /// A socket that talks to one target only. Dropping it closes it.
+    /// A socket that is connected to one target. Dropping it closes it.
     Socket(Box<dyn DatagramSocket>),
 }
 
@@ -49,30 +49,30 @@ impl fmt::Debug for DatagramUpstream {
     }
 }
 
-/// A socket that is connected to one target: only what this target sends comes in.
+/// A socket that is connected to one target: it receives datagrams of this target only.
 ///
-/// Each call moves a whole datagram or none, so nothing is lost when a poll is given up. Each direction keeps the
+/// Each call moves a whole datagram or none, so polls are cancellation-safe. Each direction keeps the
 /// waker of its last pending call.
 pub trait DatagramSocket: Send + Unpin {
-    /// Takes the next datagram into `buffer`; no bytes are a datagram too. What does not fit is cut off, so a buffer
-    /// that is filled to its end may hold only a part.
+    /// Receives the next datagram into `buffer`; an empty one counts. A longer one is truncated, so a full buffer
+    /// may hold only a part.
     fn poll_recv(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>)
     -> Poll<io::Result<()>>;
 
-    /// Hands one datagram to the system.
+    /// Sends one datagram.
     fn poll_send(&mut self, cx: &mut Context<'_>, datagram: &[u8]) -> Poll<io::Result<()>>;
 }
 
 /// A UDP socket that is connected to its target.
 pub(crate) struct ConnectedUdp {
     socket: Arc<UdpSocket>,
-    /// Done when the system has an error for the socket. An error by itself does not wake a task that waits for datagrams,
+    /// Ready when the socket has a pending error. An error by itself does not wake a task that waits for datagrams,
     /// and without it a refusal would show at the next datagram of the client, or never.
     failed: BoxFuture<'static, ()>,
 }
 
 impl ConnectedUdp {
-    /// Opens a socket that talks to `address` only, from `source`. Nothing is sent and nothing waited for.
+    /// Opens a socket that is connected to `address`, from `source`. Sends nothing and does not block.
     pub(crate) fn open(address: SocketAddr, source: &Source) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
@@ -86,7 +86,7 @@ impl ConnectedUdp {
         Ok(Self { failed: failure_of(&socket), socket })
     }
 
-    /// Takes the error off the socket, if it has one.
+    /// Takes the pending error of the socket, if there is one.
     fn poll_failure(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             ready!(self.failed.as_mut().poll(cx));
@@ -104,7 +104,7 @@ impl ConnectedUdp {
     }
 }
 
-/// Drops what came in before the socket was connected. Nothing was sent yet, so nothing of the target is lost. A target
+/// Drops datagrams that arrived before the socket was connected. Nothing was sent yet, so nothing of the target is lost. A target
 /// that floods the socket all the same ends this no later than datagrams from any address would fill the socket's buffer.
 fn drop_what_came(socket: &Socket) {
     const MOST: usize = 4096;

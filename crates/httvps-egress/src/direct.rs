@@ -1,4 +1,4 @@
-//! Straight out to the target by TCP or UDP, as far as the destination policy lets it.
+//! Direct TCP and UDP egress to targets that the destination policy allows.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -33,15 +33,15 @@ const KEEPALIVE_RETRIES: u32 = 4;
 
 /// The connector that opens a TCP connection, or for datagrams a UDP socket, from this host to the target.
 ///
-/// A name is resolved once. If the policy refuses any one of its addresses the target is refused as a whole, since a
-/// name that points both outside and inside is not to be trusted about either. Only the addresses that were checked are
+/// A name is resolved once. If the policy refuses one of its addresses, the target is refused as a whole, since a
+/// name that points both to public and to private addresses is not trustworthy. Only the addresses that were checked are
 /// dialled, at most six of them, and never the name again, so an answer that changes in between changes nothing. A family
-/// whose answer comes late is judged when it comes, by itself: the policy drops it as a whole, or it is dialled beside.
+/// whose answer arrives late is checked on its own: it is dropped as a whole, or dialled in parallel.
 ///
-/// A UDP socket goes to the first of these addresses to which this host has a way. Whether a program listens there shows
+/// A UDP socket is connected to the first of these addresses to which this host has a route. Whether a program listens there shows
 /// only when datagrams are sent, so no other address is tried then.
 ///
-/// Both leave from the [`Source`] that was chosen. Questions to name servers do not.
+/// Both leave from the configured [`Source`]; queries to name servers do not.
 pub struct Direct {
     shared: Arc<Shared>,
 }
@@ -53,12 +53,12 @@ struct Shared {
 }
 
 impl Direct {
-    /// Makes a connector with the given policy and way to resolve names, which leaves from wherever the system likes.
+    /// A connector with the given policy and resolver, whose source address is chosen by the system.
     pub fn new(policy: EgressPolicy, resolver: Arc<dyn Resolve>) -> Self {
         Self::from_source(policy, resolver, Source::default())
     }
 
-    /// Makes a connector that leaves from `source`.
+    /// The same connector with `source` as its source.
     pub fn from_source(policy: EgressPolicy, resolver: Arc<dyn Resolve>, source: Source) -> Self {
         let shared = Arc::new(Shared { policy, resolver, source });
         Self { shared }
@@ -109,7 +109,7 @@ impl Connector for Direct {
     }
 }
 
-/// Whose names are looked up.
+/// The party whose name is looked up.
 #[derive(Clone, Copy)]
 enum Names<'a> {
     /// A device's, within its share.
@@ -161,7 +161,7 @@ impl Shared {
         Err(telling)
     }
 
-    /// A socket to the first of the addresses to which there is a way.
+    /// A socket to the first of the addresses to which there is a route.
     fn open_first(&self, addresses: &[IpAddr], port: u16) -> Result<ConnectedUdp, ConnectError> {
         let mut telling = ConnectError::Unreachable;
         for address in dial_order(addresses, MAX_ADDRESSES) {
@@ -177,8 +177,8 @@ impl Shared {
         Err(telling)
     }
 
-    /// The addresses of a host, those at hand judged and at least one. They are in their canonical form, so that what
-    /// is dialled is what was judged.
+    /// The addresses of a host, at least one; those that are not late have passed the policy. They are in canonical form, so that
+    /// the dialled address is the checked one.
     async fn permitted(&self, host: &Host, names: Names<'_>) -> Result<Addresses, ConnectError> {
         let mut addresses = match (host, names) {
             (Host::Ip(address), _) => vec![*address].into(),
@@ -204,7 +204,7 @@ impl Shared {
         Ok(addresses)
     }
 
-    /// The loopback addresses that the policy lets through. These two do not come from a name server, so one
+    /// The loopback addresses that the policy allows. These two do not come from a name server, so one
     /// that is refused does not taint the other: an operator who allows 127.0.0.0/8 can use the name.
     fn permitted_loopback(&self) -> Result<Vec<IpAddr>, ConnectError> {
         let four = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -228,10 +228,9 @@ async fn dial(address: SocketAddr, source: &Source) -> io::Result<TcpStream> {
     socket.connect(address).await
 }
 
-/// Sets what the path to a target asks for.
+/// Sets socket options for the path to a target.
 ///
-/// Between two programs of one host nothing is lost that probes could notice, and no path is spared by
-/// pacing, which costs a timer for nearly every write (as in `suit_peer` of the transport). Where the host forwards a
+/// Between two programs of one host keep-alive probes notice nothing and pacing spares no path; pacing costs a timer for nearly every write (as in `suit_peer` of the transport). Where the host forwards a
 /// loopback address to another, a target that vanishes holds its stream until the stream's idle time-out.
 fn suit(socket: &SockRef<'_>, target: IpAddr) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;

@@ -9,30 +9,30 @@ use httvps_resolve::ResolveError;
 
 use crate::Denied;
 
-/// Why an upstream could not be opened. `Display` says it in plain words and names no address.
+/// Why an upstream could not be opened. `Display` contains no address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectError {
     /// The target's host answered that no program listens on the port.
     Refused,
-    /// No route leads to the target, or something on the way rejects it.
+    /// There is no route to the target, or a host on the way rejects the connection.
     Unreachable,
     /// The node through which the stream would leave cannot be reached; the target was not asked.
     NodeUnreachable,
     /// The target did not answer within the deadline.
     TimedOut,
-    /// The target broke the connection off while it was being opened.
+    /// The target reset the connection while it was being opened.
     Reset,
-    /// The destination policy does not let the target through.
+    /// The destination policy denies the target.
     Denied(Denied),
-    /// The node through which the stream goes does not let the target through.
+    /// The node of the stream denies the target.
     DeniedByNode,
-    /// The target's name did not lead to an address.
+    /// The target's name could not be resolved.
     ResolveFailed(ResolveError),
     /// The client named no target, and this connector needs one.
     NoTarget,
     /// This host has no descriptor, buffer or memory left for another connection.
     Overload,
-    /// The way out does not carry streams of this kind.
+    /// The egress does not support streams of this kind.
     NotOffered,
     /// Any other error of the operating system.
     Io,
@@ -57,7 +57,7 @@ impl ConnectError {
         }
     }
 
-    /// How much this error tells when several addresses of one target failed in different ways; more tells more.
+    /// The rank of this error when the addresses of one target failed in different ways: the highest is reported.
     pub(crate) fn weight(self) -> u8 {
         match self {
             // Our own shortage first: the other attempts may have failed because of it.
@@ -154,7 +154,7 @@ impl fmt::Display for ConnectError {
     }
 }
 
-/// The words for a client, which knows the name as that of its target.
+/// The text for a client; for the client the name is that of its target.
 fn words_of_resolve_error(error: ResolveError) -> &'static str {
     match error {
         ResolveError::NoSuchName => "the target's name does not exist",
@@ -170,7 +170,7 @@ fn words_of_resolve_error(error: ResolveError) -> &'static str {
 
 impl std::error::Error for ConnectError {}
 
-/// The reason of an error on a connection that stood: a word of the same set as [`ConnectError::reason`], most often
+/// The reason of an error on an established connection: a word of the same set as [`ConnectError::reason`], most often
 /// `reset`, `timeout`, `unreachable` or `io`.
 pub fn end_of_io_error(error: &io::Error) -> &'static str {
     ConnectError::from(error).reason()

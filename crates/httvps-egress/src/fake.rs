@@ -5,14 +5,14 @@ use crate::{
     Upstream,
 };
 
-/// A connector that opens nothing: each stream is echoed or swallowed. The target is ignored; it never fails.
+/// A connector without connections: each stream is echoed or discarded. The target is ignored; it never fails.
 #[derive(Clone, Copy, Debug)]
 pub struct Fake {
     blackhole: bool,
 }
 
 impl Fake {
-    /// Every byte and every datagram comes back.
+    /// Every byte and every datagram is sent back.
     pub const fn echo() -> Self {
         Self { blackhole: false }
     }

@@ -1,8 +1,8 @@
 //! Where a stream goes: connectors, destination policy, the pool of exit nodes.
 //!
 //! A [`Connector`] turns the target that a client named into an [`Upstream`], or into a [`DatagramUpstream`]. [`Fake`]
-//! answers by itself; [`Direct`] opens TCP connections and UDP sockets, and only to addresses that an [`EgressPolicy`]
-//! lets through. [`nodes`] leads through Shadowsocks, SOCKS5 and HTTP proxies. What goes wrong is a [`ConnectError`], whose reason is a word from a closed set.
+//! echoes or discards; [`Direct`] opens TCP connections and UDP sockets, and only to addresses that an [`EgressPolicy`]
+//! allows. [`nodes`] leaves through Shadowsocks, SOCKS5 and HTTP proxies. Failures are a [`ConnectError`], whose reason is a word from a closed set.
 //!
 //! Reading order: [`Connector`] → [`DatagramSocket`] → [`Direct`] → [`EgressPolicy`], [`OwnAddresses`], [`Source`] → [`ConnectError`].
 

@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How old the list of addresses may be. Listing them is one question to the kernel.
+/// Largest age of the list of addresses. Listing them is one request to the kernel.
 const MAX_AGE: Duration = Duration::from_secs(5);
 
 /// The addresses of this host's interfaces, and others that its listeners were given.
 ///
-/// The list is made when it is asked and at most once in 5 s, so an address that an interface has got is known after 5 s. An
+/// The list is made on demand, at most once in 5 s, so a new address of an interface is known after 5 s. An
 /// address that only a translator in front of the host has is not known.
 pub struct OwnAddresses {
     listeners: HashSet<IpAddr>,
@@ -34,7 +34,7 @@ impl OwnAddresses {
         Self { listeners, interfaces: Mutex::new(Listed { addresses, at: Instant::now() }) }
     }
 
-    /// Tries whether the system lists the addresses of its interfaces.
+    /// Checks whether the system lists the addresses of its interfaces.
     pub fn check() -> io::Result<()> {
         Self::list().map(drop)
     }

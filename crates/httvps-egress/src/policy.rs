@@ -1,7 +1,7 @@
 //! Which addresses a stream may go to.
 //!
-//! What is not public is refused unless the operator allows it, in whatever spelling it comes: an IPv6 address that
-//! carries an IPv4 address is judged by both.
+//! An address that is not public is refused unless the operator allows it, in every spelling: an IPv6 address that
+//! carries an IPv4 address is checked as both.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,9 +11,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::OwnAddresses;
 
-/// The destination policy: everything public, nothing else, and what the operator allows besides.
+/// The destination policy: public addresses, and the networks that the operator allows.
 ///
-/// A judgement costs a few dozen comparisons and one for each entry of the allow-list; it allocates nothing, but for the
+/// A check costs a few dozen comparisons and one for each entry of the allow-list; it allocates nothing, but for the
 /// list of this host's addresses every 5 s.
 #[derive(Clone, Debug, Default)]
 pub struct EgressPolicy {
@@ -21,13 +21,13 @@ pub struct EgressPolicy {
     own: Option<Arc<OwnAddresses>>,
 }
 
-/// An address was refused. `Display` says so in plain words, with the class and without the address.
+/// An address was refused. `Display` has the class and not the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denied {
     class: AddressClass,
 }
 
-/// What an address is for, if it is not public. A closed set, fit for a metric label.
+/// The class of an address that is not public: a closed set, used as a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AddressClass {
     /// This host on this network.
@@ -59,7 +59,7 @@ pub enum AddressClass {
 }
 
 impl EgressPolicy {
-    /// Makes a policy that lets through, besides public addresses, what lies in one of `allow`.
+    /// A policy that allows public addresses, and those in one of the networks `allow`.
     ///
     /// An IPv4 network also covers its addresses when they are written as IPv4-mapped IPv6.
     pub fn new(allow: Vec<IpNet>) -> Self {
@@ -73,7 +73,7 @@ impl EgressPolicy {
         self
     }
 
-    /// Judges one address, and any IPv4 address in it.
+    /// Checks one address, and an IPv4 address that it carries.
     pub fn check(&self, address: IpAddr) -> Result<(), Denied> {
         let address = address.to_canonical();
         if self.allow.iter().any(|net| net.contains(&address)) {

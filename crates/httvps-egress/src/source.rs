@@ -1,4 +1,4 @@
-//! Where this host's own end of a connection is: an address or an interface that the operator chose.
+//! The source of connections: an address or an interface that the operator chose.
 
 use std::fmt;
 use std::io;
@@ -8,12 +8,12 @@ use std::os::fd::AsRawFd;
 use rustix::io::Errno;
 use socket2::{Domain, SockRef, Socket, Type};
 
-/// What connections and datagrams of [`Direct`](crate::Direct) leave from. The default leaves it to the system.
+/// The source of connections and datagrams of [`Direct`](crate::Direct). By default the system chooses it.
 ///
-/// With an address chosen for one family only, the other family is not used at all: nothing leaves from an address that
-/// the operator did not choose. The system picks a port at the bind, and no two connections share one, so a source
+/// With an address of one family only, the other family is not used, since its source address would not be the operator's
+/// choice. The system picks a port at the bind, and no two connections share one, so a source
 /// address has as many connections at once as `net.ipv4.ip_local_port_range` has ports (28,232 by default), whatever
-/// their targets. An interface alone has no such bound.
+/// their targets. An interface alone has no such limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     four: Option<Ipv4Addr>,
@@ -23,7 +23,7 @@ pub struct Source {
     first_reserved: Option<u64>,
 }
 
-/// Why a source cannot be used. `Display` says which and why; it does not name the setting.
+/// Why a source cannot be used. `Display` has the source and the cause, not the setting.
 #[derive(Debug)]
 pub enum SourceError {
     /// The system does not bind to the address.
@@ -52,7 +52,7 @@ impl Source {
         Self { first_reserved: first, ..self }
     }
 
-    /// Tries on sockets of its own whether the system lets this process use the source now.
+    /// Checks with sockets of its own whether this process can use the source now.
     pub fn check(&self) -> Result<(), SourceError> {
         if let Some(interface) = &self.interface {
             Socket::new(Domain::IPV4, Type::DGRAM, None)
@@ -80,7 +80,7 @@ impl Source {
         Ok(own)
     }
 
-    /// Puts a fresh socket where the operator wants it. True when it was bound to an address, and so may receive before
+    /// Binds a fresh socket to the source. True when it was bound to an address, so that it may receive before
     /// it is connected.
     pub(crate) fn apply(&self, socket: &SockRef<'_>, target: IpAddr) -> io::Result<bool> {
         // The kernel hands out the lowest number that is free.

@@ -1,18 +1,18 @@
-//! Reading what the backend answered to `validate-device`.
+//! Parsing responses to `validate-device`.
 
 use super::error::{BackendError, parse};
 use serde::Deserialize;
 
-/// What the backend says of a device (`ValidateDeviceResult` of the founding page).
+/// The verdict on a device (`ValidateDeviceResult` of the founding page).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidateDeviceResult {
-    /// Whether the device may enter.
+    /// Whether the device is admitted.
     pub allowed: bool,
     /// The user that the device belongs to, as text.
     pub user_id: Option<String>,
     /// The state of the subscription, in the backend's words.
     pub subscription_status: Option<String>,
-    /// Why not, in the backend's words.
+    /// The reason of a refusal, in the backend's words.
     pub reason: Option<String>,
 }
 
@@ -42,8 +42,8 @@ const TYPES: &str = "a member has another type than the API says: allowed is tru
 /// Longest text of the backend that is passed on to a client or a log, in bytes.
 const MAX_TEXT: usize = 256;
 
-/// Reads an answer. Only a 200 whose body says `"allowed": true` lets a device in; everything that
-/// is neither that nor a clear refusal is an error of the backend.
+/// Parses a response. Only a 200 with `"allowed": true` admits a device; everything that
+/// is neither that nor an explicit refusal is an error of the backend.
 pub(super) fn read(status: u16, body: &[u8]) -> Result<ValidateDeviceResult, BackendError> {
     let body = httvps_text::without_mark(body);
     let bad = |problem| BackendError::BadBody { status, problem };

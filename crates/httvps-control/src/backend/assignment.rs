@@ -1,15 +1,15 @@
-//! Reading what the backend answered to `assign-outline`.
+//! Parsing responses to `assign-outline`.
 
 use super::error::{BackendError, parse};
 use httvps_config::Secret;
 use serde::Deserialize;
 
-/// What the backend says of the node for a session.
+/// The assignment of a node to a session.
 #[derive(Debug)]
 pub enum AssignOutlineResult {
     /// The session uses this node.
     Node(OutlineNode),
-    /// The backend has no node to give.
+    /// The backend has no node.
     NoneAvailable,
 }
 
@@ -19,7 +19,7 @@ pub struct OutlineNode {
     /// Its name: the backend's `node_id`, which may be a number there. At most
     /// [`OutlineNode::MAX_ID`] characters of a label: letters, digits, `.`, `_`, `-` and `:`.
     pub node_id: String,
-    /// Where it stands.
+    /// Its region.
     pub region: Option<String>,
     /// How to reach it.
     pub key: OutlineKey,
@@ -28,9 +28,9 @@ pub struct OutlineNode {
 /// How to reach a node.
 #[derive(Debug)]
 pub enum OutlineKey {
-    /// A whole key: `ss://…`, `ssconf://…` or `https://…`.
+    /// A complete key: `ss://…`, `ssconf://…` or `https://…`.
     Url(Secret),
-    /// The parts of one.
+    /// The parts of a key.
     Parts {
         /// Host name or address.
         host: String,
@@ -47,7 +47,7 @@ impl OutlineNode {
     /// Longest name, in bytes.
     pub const MAX_ID: usize = 64;
 
-    /// Whether a text can be the name of a node, which stands in logs and metrics.
+    /// Whether a text can be the name of a node: names appear in logs and metrics.
     pub fn is_id(text: &str) -> bool {
         let is_plain = |c: u8| c.is_ascii_alphanumeric() || b"._-:".contains(&c);
         (1..=Self::MAX_ID).contains(&text.len()) && text.bytes().all(is_plain)
@@ -80,12 +80,12 @@ struct Refusal {
 const TYPES: &str = "a member has another type than the API says: node_id is a number or text, port a number \
                      up to 65535, the others are text";
 
-/// The one clear "no" of the API.
+/// The `detail` that means that there is no node.
 const NONE_AVAILABLE: &str = "no_outline_nodes_available";
 /// Longest region that is kept, in bytes.
 const MAX_REGION: usize = 128;
 
-/// Reads an answer. What is neither a whole node nor a clear "there is none" is an error.
+/// Parses a response. Anything but a complete node or that `detail` is an error.
 pub(super) fn read(status: u16, body: &[u8]) -> Result<AssignOutlineResult, BackendError> {
     let body = httvps_text::without_mark(body);
     match status {

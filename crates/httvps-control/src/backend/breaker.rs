@@ -1,4 +1,4 @@
-//! Sparing a backend that is down.
+//! The circuit breaker of the backend client.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 ///    └──────────────── success ──────────────┼────────────────────────────┤
 ///                                            └────────── failure ─────────┘
 /// ```
-/// While it is open, devices are refused at once instead of each waiting for the time-out; they are
-/// never let in. A threshold of 0 switches it off.
+/// While it is open, devices are refused at once instead of waiting for the time-out; no device is
+/// admitted. A threshold of 0 switches it off.
 ///
-/// Clients choose what the backend is asked, so one source must not close it to the others:
-/// - Failures of the transport count, whichever source met them. What the backend did with a question counts
+/// Clients choose what the backend is asked, so one source must not open the breaker for others:
+/// - Failures of the transport count for every source. Failures of a request count
 ///   by source: one source adds at most half of the threshold, and does not open it alone.
 /// - Each source makes trials of its own; while the failures are those of one source, others are let
 ///   through at once.
@@ -38,7 +38,7 @@ pub(super) struct Breaker {
 #[derive(Debug)]
 struct Trial {
     source: IpAddr,
-    /// It ended without a word of the backend.
+    /// It ended without a response.
     is_void: bool,
 }
 
@@ -52,19 +52,19 @@ struct Row {
 /// What failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Blame {
-    /// No connection came about.
+    /// No connection could be opened.
     Transport,
-    /// The connection did, and the backend failed with what this source asked.
+    /// The connection worked, and the backend failed to answer the request of this source.
     Question,
-    /// Nothing that says something of the backend: a connection of before, or our own bounds.
+    /// No evidence about the backend: an old connection, or a limit of this gateway.
     Nothing,
 }
 
-/// Sources that one row of failures or one cool-down knows by name.
+/// Sources that are recorded for one row of failures, and for one cool-down.
 const MAX_SOURCES: usize = 8;
-/// Sources that make trials in one cool-down, those included that leave before they know.
+/// Sources that make trials in one cool-down, including those that disconnect before the result.
 const MAX_TRIALS: usize = 64;
-/// How long after another source asked, one is taken for one of several.
+/// How long after a request of another source a source counts as one of several.
 const ALONE_AFTER: Duration = Duration::from_mins(1);
 
 impl Breaker {
@@ -106,8 +106,8 @@ impl Breaker {
         true
     }
 
-    /// Notes that a call ended without a word of the backend: who asked has left. If it was a trial, another source makes
-    /// one in its place; or a few that leave at once would use all of them up again and again.
+    /// Records that a call was dropped because its client disconnected. If it was a trial, another source may make
+    /// one instead; otherwise a few clients that disconnect at once could use up all trials repeatedly.
     pub(super) fn handle_void(&mut self, source: IpAddr) {
         for trial in self.trials.iter_mut().filter(|trial| trial.source == source) {
             trial.is_void = true;
@@ -120,7 +120,7 @@ impl Breaker {
         self.trials.clear();
     }
 
-    /// Notes a failure; true when it opens the breaker.
+    /// Records a failure; true when it opens the breaker.
     pub(super) fn handle_failure(&mut self, source: IpAddr, blame: Blame, now: Instant) -> bool {
         match blame {
             Blame::Transport => self.row.transport = self.row.transport.saturating_add(1),
@@ -158,7 +158,7 @@ impl Row {
         counts.fold(self.transport, u32::saturating_add)
     }
 
-    /// Whether all of it is the work of one source, and not of this one.
+    /// Whether all failures come from one source, and not from this one.
     fn is_only_of_other_than(&self, source: IpAddr) -> bool {
         self.transport == 0 && matches!(&*self.by_source, [(one, _)] if *one != source)
     }

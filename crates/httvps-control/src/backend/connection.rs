@@ -1,4 +1,4 @@
-//! One connection to the backend, and what is known of it.
+//! A connection to the backend and its statistics.
 
 use super::error::TooMuch;
 use httvps_https::Https;
@@ -16,49 +16,49 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tower_service::Service;
 
-/// What is known of a connection; goes with it as its `extra`.
+/// Statistics of a connection, attached to it as its `extra`.
 #[derive(Debug)]
 pub(super) struct Link {
     established: Instant,
-    /// Microseconds from `established` to the last byte that came; 0 = none did.
+    /// Microseconds from `established` to the last received byte; 0 = none was received.
     last_read: AtomicU64,
-    /// Bytes that came since the last whole answer, and how many may.
+    /// Bytes received since the last complete response, and their limit.
     unanswered: AtomicU64,
     max_unanswered: u64,
 }
 
 impl Link {
-    /// Whether it was there before `begun`: then the other end may be gone without a word.
+    /// Whether it existed before `begun`: then the other end may have disappeared silently.
     pub(super) fn is_older_than(&self, begun: Instant) -> bool {
         self.established < begun
     }
 
-    /// Whether a byte has come since `begun`.
+    /// Whether a byte was received since `begun`.
     pub(super) fn is_heard_since(&self, begun: Instant) -> bool {
         let begun = begun.saturating_duration_since(self.established).as_micros();
         u128::from(self.last_read.load(Ordering::Relaxed)) > begun
     }
 
-    /// Notes that an answer has come whole.
+    /// Records that a response is complete.
     pub(super) fn answered(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
     }
 }
 
-/// How many bytes a connection may bring before an answer is whole.
+/// The limit on bytes received before a response is complete.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// The longest body.
     pub(super) body: usize,
-    /// Answers that may be under way at once, with HTTP/2.
+    /// Responses that may be outstanding at once, with HTTP/2.
     pub(super) answers: usize,
 }
 
-/// What comes with bodies: heads, interim answers (1xx), frames, handshakes. It bounds the interim
-/// answers too, of which HTTP has any number.
+/// Allowance for everything but bodies: heads, interim responses (1xx), frames, handshakes. It bounds the interim
+/// responses too, whose number HTTP does not limit.
 const ROOM: u64 = 1024 * 1024;
 
-/// Makes connections that are watched.
+/// Opens connections with statistics.
 #[derive(Clone)]
 pub(super) struct Watching {
     connector: Https,

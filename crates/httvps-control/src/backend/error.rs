@@ -13,7 +13,7 @@ use std::io;
 /// Why the backend gave no verdict. The device is refused in every case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackendError {
-    /// No whole answer within the time-out.
+    /// No complete response within the time-out.
     Timeout,
     /// No connection: refused, no route, no such name, bad certificate.
     Unreachable(&'static str),
@@ -33,14 +33,14 @@ pub enum BackendError {
         /// The status that came with it.
         status: u16,
     },
-    /// Not asked: the breaker is open after many failures in a row.
+    /// Not sent: the breaker is open after many failures in a row.
     CircuitOpen,
-    /// Not asked: no place among the concurrent calls came free in time.
+    /// Not sent: no place among the concurrent calls came free in time.
     Busy,
 }
 
 impl BackendError {
-    /// Whether it says that the backend is down, rather than that it dislikes the question.
+    /// Whether it indicates that the backend is down, and not that the request was bad.
     pub(super) const fn is_outage(self) -> bool {
         matches!(
             self,
@@ -75,7 +75,7 @@ impl BackendError {
         }
     }
 
-    /// What was wrong, where the code alone does not say it. Never holds anything that was sent or
+    /// Details beyond the code. Never contains anything that was sent or
     /// received.
     pub const fn problem(self) -> Option<&'static str> {
         match self {
@@ -89,7 +89,7 @@ impl BackendError {
         }
     }
 
-    /// What to look at first.
+    /// A hint for the operator.
     pub const fn hint(self) -> Option<&'static str> {
         match self.status() {
             Some(401) => {
@@ -109,8 +109,8 @@ impl BackendError {
     }
 }
 
-/// Reads a JSON body. The error says what is wrong without a word of what is in it; `types` says which
-/// types the members have.
+/// Parses a JSON body. The error contains nothing of the body; `types` describes the
+/// types of the members.
 pub(super) fn parse<T: DeserializeOwned>(
     body: &[u8],
     types: &'static str,
@@ -126,7 +126,7 @@ pub(super) fn parse<T: DeserializeOwned>(
     })
 }
 
-/// That a connection brought more bytes than its answers may have.
+/// A connection received more bytes than its responses may have.
 #[derive(Debug)]
 pub(super) struct TooMuch;
 
@@ -140,7 +140,7 @@ impl Error for TooMuch {}
 
 const TOO_MUCH: &str = "it sends more than an answer may have, or interim answers without end";
 
-/// What a failed request says.
+/// The error of a failed request.
 pub(super) fn of_request(error: &HttpError) -> BackendError {
     if error.is_connect() {
         BackendError::Unreachable(unreachable(error))
@@ -149,12 +149,12 @@ pub(super) fn of_request(error: &HttpError) -> BackendError {
     }
 }
 
-/// What a failed read of a body says.
+/// The error of a failed read of a body.
 pub(super) fn of_body(error: &(dyn Error + 'static)) -> BackendError {
     BackendError::Broken(broken(error))
 }
 
-/// The first cause for which there are words. The causes themselves may quote what was received.
+/// The text for the first known cause. The causes themselves may quote received data.
 fn find(
     error: &(dyn Error + 'static),
     words: fn(&(dyn Error + 'static)) -> Option<&'static str>,

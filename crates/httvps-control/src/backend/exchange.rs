@@ -1,9 +1,9 @@
-//! Questions over kept connections, none of which is trusted because it is there.
+//! Requests over kept connections.
 //!
-//! A connection that was kept may have died without a word, or end as it is used. So a question that
-//! breaks on one is asked once more on a new one, and one that is met with silence for half of its
-//! time is asked beside it; the first answer counts. In both cases all connections that were kept
-//! are let go. What the backend is asked may be asked twice.
+//! A kept connection may have died silently, or may close while it is used. A request that breaks on
+//! one is sent again on a new one. A request without a response for half of its time is
+//! also sent on a new one, and the first response counts. In both cases all kept connections
+//! are closed. So a request may reach the backend twice.
 
 use super::breaker::Blame;
 use super::connection::{Bounds, Link, Watching};
@@ -26,17 +26,17 @@ use tokio::time::timeout_at;
 /// A request that may be sent more than once.
 pub(super) struct Question {
     pub(super) request: Request<Full<Bytes>>,
-    /// The statuses whose bodies say something.
+    /// The statuses whose bodies are parsed.
     pub(super) statuses: &'static [u16],
 }
 
-/// A status that the API has, and its whole body.
+/// A status of the API, and its complete body.
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) body: Bytes,
 }
 
-/// A question without an answer.
+/// A failed request.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: BackendError,
@@ -45,22 +45,22 @@ pub(super) struct Failure {
 
 /// How connections are kept.
 pub(super) struct Keeping {
-    /// How long one is kept that is not used; zero = not at all.
+    /// How long an unused connection is kept; zero = not at all.
     pub(super) idle: Duration,
-    /// Connections that are kept at once.
+    /// Most kept connections.
     pub(super) connections: usize,
     pub(super) bounds: Bounds,
 }
 
-/// While an HTTP/2 connection has questions open and is silent for so long, it is pinged; and given
-/// up when no answer comes in the same time.
+/// An HTTP/2 connection with open requests is pinged after this time of silence, and
+/// closed after the same time without an answer.
 const PING_AFTER: Duration = Duration::from_secs(2);
 
 type HttpClient = Client<Watching, Full<Bytes>>;
 
 /// The connections to the backend.
 pub(super) struct Connections {
-    /// Replaced as a whole when the connections in it are not to be used any more.
+    /// Replaced as a whole to close its connections.
     current: ArcSwap<HttpClient>,
     connector: Watching,
     keeping: Keeping,
@@ -73,13 +73,13 @@ impl Connections {
         Self { current, connector, keeping }
     }
 
-    /// Lets go of the connections that are kept, unless that has been done since `used`.
+    /// Closes the kept connections, unless that was done since `used`.
     fn let_go(&self, used: &Arc<HttpClient>) {
         let fresh = Arc::new(client(&self.connector, &self.keeping));
         self.current.compare_and_swap(used, fresh);
     }
 
-    /// Asks. A second request beside one that is not answered needs a place of its own.
+    /// Sends a request. A second one in parallel needs a place of its own.
     pub(super) async fn ask(
         &self,
         question: &Question,
@@ -115,7 +115,7 @@ impl Connections {
         }
     }
 
-    /// Asks on a new connection while `other` is still waited for.
+    /// Sends the request on a new connection while `other` is outstanding.
     async fn ask_beside(
         &self,
         question: &Question,
@@ -168,7 +168,7 @@ impl Connections {
 
 type Answering = Pin<Box<dyn Future<Output = Result<Answer, BackendError>> + Send>>;
 
-/// Waits for an answer until a moment.
+/// Waits for a response until a deadline.
 async fn within(
     until: Instant,
     answer: impl Future<Output = Result<Answer, BackendError>>,
@@ -178,7 +178,7 @@ async fn within(
 
 /// A request that was sent, or waits for its connection.
 struct Sent {
-    /// When the question was first asked: a connection that is younger is new.
+    /// When the request was first sent: a connection that is younger is new.
     begun: Instant,
     captured: CaptureConnection,
 }
@@ -194,7 +194,7 @@ impl Sent {
         self.link().is_some_and(|link| link.is_older_than(self.begun))
     }
 
-    /// Whether nothing has come on a connection that is not new.
+    /// Whether a connection that is not new has received nothing.
     fn is_silent(&self) -> bool {
         let begun = self.begun;
         self.link().is_some_and(|link| link.is_older_than(begun) && !link.is_heard_since(begun))

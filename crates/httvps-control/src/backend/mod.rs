@@ -1,4 +1,4 @@
-//! The operator's backend: who may enter, and through which node.
+//! The client of the operator's backend: admission of devices, assignment of nodes.
 
 mod answer;
 mod assignment;
@@ -35,7 +35,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Where the backend is and how much of it one gateway may use.
+/// The address of the backend, and the limits of one gateway on it.
 pub struct BackendSettings {
     /// Base URL, `http` or `https`; the API paths are appended to its path.
     pub base_url: String,
@@ -43,22 +43,22 @@ pub struct BackendSettings {
     pub timeout: Duration,
     /// Sent as `X-Internal-Secret`.
     pub secret: Option<Secret>,
-    /// Calls under way at once; further ones wait inside their time-out, and those of the source
-    /// that has the fewest under way come first.
+    /// Concurrent calls; further ones wait inside their time-out, and those of the source
+    /// with the fewest running calls come first.
     pub max_concurrent: usize,
-    /// How long a connection is kept that is not used; zero = a new one for each call.
+    /// How long an unused connection is kept; zero = a new one for each call.
     pub idle_timeout: Duration,
     /// Longest answer that is read, in bytes.
     pub max_body: usize,
     /// Failures in a row that open the breaker; 0 = never.
     pub breaker_failures: u32,
-    /// How long the open breaker spares the backend.
+    /// How long the breaker stays open before trials.
     pub breaker_cooldown: Duration,
     /// Extra certificate authorities for an `https` backend, a PEM file.
     pub ca_path: Option<PathBuf>,
 }
 
-/// A backend that cannot even be asked, because its settings do not work.
+/// The settings of the backend cannot be used.
 #[derive(Debug)]
 pub struct BackendSetupError(String);
 
@@ -70,16 +70,16 @@ impl std::fmt::Display for BackendSetupError {
 
 impl std::error::Error for BackendSetupError {}
 
-/// Whom a question is asked for.
+/// The device and source of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Asker<'a> {
-    /// Where the one comes from that says it is this device.
+    /// The source of the connection.
     pub peer: IpAddr,
     /// The device.
     pub device_id: &'a str,
 }
 
-/// Asks the backend. One per gateway; connections are pooled and kept.
+/// The client of the backend. One per gateway; connections are pooled.
 pub struct BackendClient {
     connections: Connections,
     validate_device: Endpoint,
@@ -96,8 +96,8 @@ pub struct BackendClient {
 const LOG_RATE: u32 = 50;
 const LOG_BURST: u32 = 500;
 
-/// One path of the API. Each has a breaker of its own: a backend without nodes is no reason to turn
-/// devices away that need none.
+/// One path of the API. Each has a breaker of its own: a backend without nodes must not reject
+/// devices that need none.
 struct Endpoint {
     uri: Uri,
     /// The statuses whose bodies say something.
@@ -124,7 +124,7 @@ impl Endpoint {
     }
 }
 
-/// Tells the breaker of a call that is dropped before its end, because who asked has left.
+/// Reports a call to the breaker that is dropped because its client disconnected.
 struct Leaving<'a> {
     endpoint: &'a Endpoint,
     source: Option<IpAddr>,
@@ -157,11 +157,11 @@ const INTERNAL_SECRET: HeaderName = HeaderName::from_static("x-internal-secret")
 const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("httvps-gateway/", env!("CARGO_PKG_VERSION")));
 
-/// Connections that are kept although they are not used, at most.
+/// Most unused connections that are kept.
 const MAX_IDLE: usize = 64;
 
 impl BackendClient {
-    /// Prepares the client; asks nothing yet.
+    /// Prepares the client; sends no request.
     pub fn new(settings: &BackendSettings, metrics: Metrics) -> Result<Self, BackendSetupError> {
         let validate_device = Endpoint::new("/api/v1/auth/validate-device", &[200, 403], settings)?;
         let assign_outline = Endpoint::new("/api/v1/nodes/assign-outline", &[200, 503], settings)?;
@@ -187,7 +187,7 @@ impl BackendClient {
         })
     }
 
-    /// Asks whether a device may enter. Ends within the time-out, and at `deadline` at the latest;
+    /// Asks whether a device is admitted. Ends within the time-out, and at `deadline` at the latest;
     /// dropping it frees its place and ends the request.
     pub async fn validate_device(
         &self,
@@ -260,7 +260,7 @@ impl BackendClient {
         result
     }
 
-    /// Nothing of what was sent or received is logged.
+    /// Logs nothing that was sent or received.
     fn log(&self, endpoint: &Endpoint, asker: Asker<'_>, error: BackendError) {
         if lock(&self.log_budget).try_take(Instant::now()) {
             tracing::warn!(
@@ -303,7 +303,7 @@ impl BackendClient {
         read(answer.status, &answer.body).map_err(|error| Failure { error, blame: Blame::Question })
     }
 
-    /// Fits the number of calls at once to what the backend can do.
+    /// Adapts the number of concurrent calls to the backend.
     fn set_pace(&self, answer: &mut Result<Answer, Failure>, begun: Instant, until: Instant) {
         let now = Instant::now();
         let is_slower = match answer {

@@ -1,8 +1,8 @@
-//! How many calls at once a backend gets that does not keep up.
+//! The limit on concurrent calls to a slow backend.
 
 use std::time::{Duration, Instant};
 
-/// A window on the calls under way, in virtual time.
+/// A window on the running calls, in virtual time.
 ///
 /// It is as large as it may be until calls time out. Then it is set to half of what the backend
 /// answered within one time-out, so that the next ones are answered in half of it, and grows again
@@ -12,13 +12,13 @@ pub(super) struct Pace {
     max: f64,
     timeout: Duration,
     window: f64,
-    /// Where growth becomes slow.
+    /// The size from which growth is slow.
     sound: f64,
     /// Answers of the time-out that runs since `period`, and of the one before.
     period: Instant,
     answers: u32,
     answers_before: u32,
-    /// Calls that began before this moment say nothing of the window of today.
+    /// Calls that began before this time are no evidence about the current window.
     set_at: Option<Instant>,
 }
 
@@ -40,7 +40,7 @@ impl Pace {
         }
     }
 
-    /// Calls that may be under way.
+    /// The largest number of running calls.
     pub(super) fn window(&self) -> usize {
         self.window as usize
     }
@@ -61,7 +61,7 @@ impl Pace {
         self.window = (self.window + step).min(self.max);
     }
 
-    /// Notes that a call timed out which began at `begun`; true when the window is smaller now.
+    /// Records the time-out of a call that began at `begun`; true when the window shrank.
     pub(super) fn handle_timeout(&mut self, begun: Instant, now: Instant) -> bool {
         self.turn_over(now);
         if self.set_at.is_some_and(|at| begun < at) {

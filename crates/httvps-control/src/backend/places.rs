@@ -1,4 +1,4 @@
-//! Places for calls under way, shared out by source.
+//! Places for running calls, shared by source.
 
 use crate::source::{Source, SourceCounts};
 use std::collections::{HashMap, VecDeque};
@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// A bounded number of places. While one is free, the next caller gets it; when all are taken, the
-/// one that is given back first goes to the source that holds the fewest. So one source with many
-/// calls costs the others no more than the wait for one place.
+/// one that is given back first goes to the source that holds the fewest. So a source with many
+/// calls delays others by the wait for one place.
 ///
 /// A window ([`super::pace`]) may be smaller than the bound. It holds for sources that have a place:
-/// the first call of each is under the bound alone, so that who has filled the window, or keeps it
-/// small with calls that the backend cannot answer, does not close it to the others.
+/// the first call of each is under the bound alone, so that a source that fills the window, or keeps it
+/// small with calls that the backend cannot answer, does not exclude others.
 ///
 /// Memory: one entry for each caller that waits, and a few for each source that waits or holds a
 /// place. The next one is looked for among the sources that wait. Callers are handshakes and sessions, which have bounds of their own.
@@ -19,7 +19,7 @@ pub(super) struct Places {
     state: Mutex<State>,
 }
 
-/// No call waits for a place that it could have.
+/// Invariant: no call waits while a place is free for it.
 struct State {
     max: usize,
     window: usize,
