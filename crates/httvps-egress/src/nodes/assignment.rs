@@ -1,4 +1,4 @@
-//! Which node a session has.
+//! The node of a session.
 
 use super::node::Node;
 use super::protocol::NodeProtocol;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Streams of a session in a row without an answer after which it asks for another node or key.
 const DOUBTS: u32 = 3;
 
-/// What a session goes by with a key of its own. Clones are of the same one.
+/// The protocol and key of a session whose key came from the backend. Clones share it.
 #[derive(Clone)]
 pub(super) struct SessionKey(Arc<ArcSwap<NodeProtocol>>);
 
@@ -22,7 +22,7 @@ impl SessionKey {
         self.0.load_full()
     }
 
-    /// New streams go by this one, if it is another.
+    /// The protocol and key that new streams use, if it was replaced.
     pub(super) fn set(&self, protocol: Arc<NodeProtocol>) {
         if !self.0.load().is_same(&protocol) {
             self.0.store(protocol);
@@ -30,7 +30,7 @@ impl SessionKey {
     }
 }
 
-/// A node in the hands of a session, and of its streams.
+/// A node that is assigned to a session and its streams.
 pub(super) struct Assignment {
     node: Arc<Node>,
     /// The key of this session alone, from the backend; none = that of the pool's node.
@@ -40,12 +40,12 @@ pub(super) struct Assignment {
 }
 
 impl Assignment {
-    /// A node of the pool, with the key that it has at each moment.
+    /// A node of the pool, with its current key.
     pub(super) fn of_pool(node: Arc<Node>) -> Self {
         Self::new(node, None)
     }
 
-    /// A node of the backend, with the key that came with it, or that takes its place.
+    /// A node of the backend, with the key that came with it, or its replacement.
     pub(super) fn of_backend(node: Arc<Node>, protocol: SessionKey) -> Self {
         Self::new(node, Some(protocol))
     }
@@ -63,25 +63,25 @@ impl Assignment {
         self.own.as_ref().map(SessionKey::get).or_else(|| self.node.protocol())
     }
 
-    /// Whether new streams shall look for another node: this one left the pool, or this session's
-    /// key seems not to work there although the node does.
+    /// Whether new streams should use another node: this one left the pool, or this session's
+    /// key seems to be wrong although the node works.
     pub(super) fn is_stale(&self) -> bool {
         let is_of_pool = self.own.is_none();
         (is_of_pool && self.node.is_drained()) || self.doubts.load(Ordering::Relaxed) >= DOUBTS
     }
 
-    /// Starts counting the doubts anew.
+    /// Resets the count of streams without an answer.
     pub(super) fn reassure(&self) {
         self.doubts.store(0, Ordering::Relaxed);
     }
 
-    /// A stream got its first byte back.
+    /// Records that a stream received its first byte.
     pub(super) fn answered(&self) {
         self.reassure();
         self.node.answered();
     }
 
-    /// A stream got nothing back.
+    /// Records that a stream received nothing.
     pub(super) fn unanswered(&self) {
         // With a key of its own a session doubts the key too, which a probe with another one does
         // not test. With the pool's key the probe decides.

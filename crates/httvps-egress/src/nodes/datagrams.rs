@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
-/// The socket to the node, as the Shadowsocks client wants it.
+/// The socket to the node, as a socket of the Shadowsocks client.
 pub(super) struct NodeSocket(pub(super) Box<dyn DatagramSocket>);
 
 impl PacketSocket for NodeSocket {
@@ -32,14 +32,14 @@ impl PacketSocket for NodeSocket {
 
 /// Datagrams through a SOCKS5 proxy.
 pub(super) struct Socks5Datagrams {
-    /// The proxy passes datagrams for as long as this is open.
+    /// The control connection: the association lasts while it is open.
     control: TcpStream,
     socket: Box<dyn DatagramSocket>,
     packets: Packets,
 }
 
 thread_local! {
-    /// Where a packet is put together; at most 64 KiB for each worker.
+    /// Buffer for building a packet; at most 64 KiB for each worker.
     static PACKET: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -52,7 +52,7 @@ impl Socks5Datagrams {
         Self { control, socket, packets: Packets::new(target) }
     }
 
-    /// Done when the proxy ended the association. What it says otherwise means nothing.
+    /// Ready when the proxy has ended the association. Other bytes from it are ignored.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             let mut room = [0; 64];
@@ -133,7 +133,7 @@ impl DatagramSocket for NodeDatagramIo {
 
 /// Datagrams that count as an active stream of the node until they are dropped.
 ///
-/// They tell nothing of the node's health: a datagram without an answer is nothing unusual.
+/// They do not affect the health of the node: a datagram without an answer is normal.
 pub(super) struct NodeDatagrams {
     inner: NodeDatagramIo,
     assignment: Arc<Assignment>,

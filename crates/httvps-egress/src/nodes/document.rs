@@ -1,13 +1,13 @@
-//! What a dynamic key's URL gives: an `ss://` line, a JSON object, or Outline's YAML.
+//! The document behind the URL of a dynamic key: an `ss://` line, a JSON object, or Outline's YAML.
 
 use httvps_shadowsocks::AccessKey;
 use serde_json::{Map, Value};
 
-/// How deep transports may stand in each other.
+/// How deep transports may be nested.
 const MAX_DEPTH: u32 = 8;
 
-/// Reads a document. The error says what is wrong and repeats nothing of it: there is no telling what
-/// is secret.
+/// Parses a document. The error contains nothing of it, since any part may be
+/// secret.
 pub(super) fn read(text: &str) -> Result<AccessKey, String> {
     let text = text.trim_start_matches('\u{feff}').trim();
     if text.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("ss://")) {
@@ -29,7 +29,7 @@ pub(super) fn read(text: &str) -> Result<AccessKey, String> {
     }
 }
 
-/// What the parser may spend on a document. A key has some twenty values in four levels, with an anchor or a merge or two;
+/// The limits of the parser. A key has some twenty values in four levels, with an anchor or a merge or two;
 /// without these bounds 64 KiB of merges, aliases or brackets cost a second and a hundred megabytes.
 fn options() -> serde_saphyr::Options {
     serde_saphyr::options! {

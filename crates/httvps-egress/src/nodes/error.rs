@@ -1,4 +1,4 @@
-//! Why a node did not do what was asked of it.
+//! Errors of nodes.
 
 use crate::ConnectError;
 use httvps_https as authorities;
@@ -8,17 +8,17 @@ use httvps_tls::{CertificateFault, TlsError, certificate_fault};
 use std::fmt;
 use std::io;
 
-/// Why a node did not do what was asked of it. `Display` says it in plain words, for an operator, and
+/// Why an exchange with a node failed. `Display` is for operators and
 /// names neither the node nor a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeError {
-    /// The node was not reached.
+    /// The node could not be reached.
     Unreachable(ConnectError),
-    /// The node's certificate is not acceptable.
+    /// The node's certificate was rejected.
     Certificate(CertificateFault),
-    /// What the node says is not the protocol of its key.
+    /// The node does not speak the protocol of its key.
     OtherProtocol,
-    /// The node's answer does not fit the key, or is no Shadowsocks.
+    /// The node's answer does not match the key, or is not Shadowsocks.
     WrongKey,
     /// The node refused user and password.
     Credentials,
@@ -26,22 +26,22 @@ pub enum NodeError {
     NoCredentials,
     /// The clocks differ by so many seconds, more than the ciphers of 2022 allow.
     Clock(u64),
-    /// The node opened no way to the target.
+    /// The node did not connect to the target.
     Target(ConnectError),
-    /// The node does not carry datagrams, or no streams.
+    /// The node does not support datagrams, or streams.
     Unsupported,
-    /// The node wants datagrams sent where we do not send any, or cannot.
+    /// The relay that the node names is forbidden or unreachable.
     Relay,
     /// The node ended the connection without an answer.
     Closed,
-    /// No answer in time.
+    /// No answer within the time-out.
     Silent,
     /// The answer to a probe is not that of a web server.
     NoHttp,
 }
 
 impl NodeError {
-    /// How a probe that ended so counts.
+    /// The result of a probe with this error.
     pub(super) fn result(self) -> NodeProbe {
         match self {
             Self::Unreachable(_) => NodeProbe::Unreachable,
@@ -60,7 +60,7 @@ impl NodeError {
         }
     }
 
-    /// The error of a dial that ended so.
+    /// The error of a dial with this error.
     pub(super) fn of_dial(self) -> ConnectError {
         match self {
             Self::Unreachable(error) => error,
@@ -68,9 +68,9 @@ impl NodeError {
         }
     }
 
-    /// Whether a probe that ended so counts as a dial that failed: a node that does not let us in is
-    /// as good as none. Its target is the operator's; of a target that a client chose an HTTP proxy
-    /// may say the same, see [`super::session`].
+    /// Whether a probe with this error counts as a failed dial: a node that refuses authentication is
+    /// unusable. The target of a probe is the operator's; for a target of a client an HTTP proxy
+    /// may give the same answer, see [`super::session`].
     pub(super) fn is_of_node_alone(self) -> bool {
         matches!(
             self,
@@ -78,7 +78,7 @@ impl NodeError {
         )
     }
 
-    /// What an error of a stream through a node says of the node.
+    /// What an error of a stream means for the health of its node.
     pub(super) fn of_io(error: &io::Error) -> Self {
         match ShadowsocksError::of(error) {
             Some(ShadowsocksError::Clock(seconds)) => Self::Clock(*seconds),

@@ -28,8 +28,8 @@ pub(super) const AGENT: &str = "Mozilla/5.0";
 
 /// Fetches the keys behind `ssconf://` and `https://`.
 ///
-/// A fetch takes at most 10 s and 64 KiB; redirects are not followed, so that the key goes
-/// nowhere but where the operator said.
+/// A fetch takes at most 10 s and 64 KiB; redirects are not followed, so that the key is requested
+/// only from the server that the operator named.
 pub struct Fetcher {
     http: Client<Https, Empty<Bytes>>,
 }
@@ -37,11 +37,11 @@ pub struct Fetcher {
 /// Why a key was not fetched. `Display` repeats neither the URL nor a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchError {
-    /// No whole answer in time.
+    /// No complete response within the time-out.
     Timeout,
     /// No connection: refused, no route, no such name, no TLS.
     Unreachable,
-    /// The server's certificate is not acceptable.
+    /// The server's certificate was rejected.
     Certificate(CertificateFault),
     /// The connection broke or the answer was not HTTP.
     Broken,
@@ -51,7 +51,7 @@ pub enum FetchError {
     TooLarge,
     /// Too many keys are being fetched already.
     Busy,
-    /// The document is no key: why.
+    /// The document is not a key, with the reason.
     Document(String),
 }
 
@@ -94,7 +94,7 @@ impl Fetcher {
         self.fetch_within(url, DEADLINE).await
     }
 
-    /// Fetches a key within a time of the caller's. Cancelling it closes the connection.
+    /// Fetches a key within the caller's time-out. Cancelling it closes the connection.
     pub async fn fetch_within(
         &self,
         url: &KeyUrl,

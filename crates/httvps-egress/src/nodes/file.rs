@@ -39,8 +39,8 @@ struct Row {
     priority: Option<u32>,
 }
 
-/// Reads and checks the file. Blocks. The error names the file, the line or the node, what is wrong
-/// and what is accepted; it repeats no key.
+/// Reads and validates the file. Blocks. The error names the file, the line or the node, the fault
+/// and the accepted values; it contains no key.
 pub(super) fn load(path: &Path) -> Result<Vec<NodeSpec>, String> {
     let failed = |words: String| format!("{}: {words}", path.display());
     let text = httvps_text::read_file(path, MAX_FILE).map_err(|error| failed(error.to_string()))?;
@@ -82,7 +82,7 @@ fn parse(text: &str) -> Result<Vec<NodeSpec>, String> {
     Ok(specs)
 }
 
-/// What the parser says, unless it may quote a value.
+/// The text of the parser, unless it may quote a value.
 fn explain(error: &YamlError) -> String {
     let error = error.without_snippet();
     let line = error.location().map_or(0, |location| location.line());

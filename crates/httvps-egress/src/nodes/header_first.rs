@@ -1,4 +1,4 @@
-//! A stream whose target stands in its first bytes, through a node that wants to know it first.
+//! A stream whose first bytes hold its target, through a node that needs the target first.
 
 use crate::{BoxFuture, ByteStream, ConnectError, Upstream};
 use httvps_proto::{Target, address};
@@ -10,11 +10,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A dial to a target through a node.
 pub(super) type Dial = BoxFuture<'static, Result<Upstream, ConnectError>>;
 
-/// A stream that takes the address header off its first bytes and dials then.
+/// A stream that removes the address header from its first bytes and then dials.
 ///
-/// Up to 259 bytes are held while the header is not whole, none later. An error of the dial is the
-/// error of whatever is called next, with its [`ConnectError`] in it. Both directions are to be polled
-/// by one task, as relays do.
+/// Up to 259 bytes are held while the header is incomplete, none later. An error of the dial is the
+/// error of whatever is called next, with its [`ConnectError`] in it. One task must poll both
+/// directions, as relays do.
 pub(super) struct HeaderFirst {
     dial: Option<Box<dyn FnOnce(Target) -> Dial + Send>>,
     state: State,
@@ -39,7 +39,7 @@ impl HeaderFirst {
         error.into()
     }
 
-    /// Takes bytes of the header; gives how many of `data` belong to it.
+    /// Consumes bytes of the header; returns how many of `data` belong to it.
     fn take_header(&mut self, data: &[u8]) -> io::Result<usize> {
         let State::Header(held) = &mut self.state else { return Ok(0) };
         let before = held.len();
@@ -60,7 +60,7 @@ impl HeaderFirst {
         Ok(length - before)
     }
 
-    /// The stream, once it stands.
+    /// The stream, once it is connected.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&mut Box<dyn ByteStream>>> {
         if let State::Dialing(dial) = &mut self.state {
             match ready!(dial.as_mut().poll(cx)) {

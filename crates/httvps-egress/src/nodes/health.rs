@@ -1,15 +1,15 @@
-//! The health of one node, without I/O: events and the time come in, a state comes out.
+//! The health of one node, without I/O: a state machine over events and time.
 
 use std::time::{Duration, Instant};
 
-/// How well a node does.
+/// The state of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
     /// It takes streams.
     Healthy,
     /// It takes streams when no healthy one does as well.
     Degraded,
-    /// It takes none but single trials.
+    /// It takes single trials only.
     Down,
 }
 
@@ -24,26 +24,26 @@ impl State {
     }
 }
 
-/// When a node changes its state.
+/// The thresholds between states.
 #[derive(Debug, Clone)]
 pub struct Thresholds {
     /// Failed dials in a row, or failed probes in a row, that take a node down; at least 1.
     pub down_failures: u32,
     /// Successes in a row that make a node healthy again; at least 1.
     pub recover_successes: u32,
-    /// How long a node that went down is left alone before a trial; doubled by each trial that
+    /// How long a node that went down is not used before a trial; doubled by each trial that
     /// fails and each relapse, up to [`Thresholds::MAX_BACKOFF`] times as long.
     pub cooldown: Duration,
     /// Mean time of a dial above which a node counts as degraded, until it falls below three
-    /// quarters of it; zero = it does not matter.
+    /// quarters of it; zero = no limit.
     pub slow: Duration,
-    /// Whether probes run. Then they make the trials, and a connection alone proves nothing;
-    /// without them a stream makes the trial, and a connection has to do as proof.
+    /// Whether probes run. Then the trials are probes, and a successful connection alone is no proof;
+    /// otherwise the trial is a stream, and a connection counts as proof.
     pub has_probes: bool,
 }
 
 impl Thresholds {
-    /// The most that the cool-down grows by.
+    /// The largest factor of the cool-down.
     pub const MAX_BACKOFF: u32 = 8;
 }
 
@@ -52,7 +52,7 @@ impl Thresholds {
 pub enum Pass {
     /// The node takes streams.
     Open,
-    /// The node is down, and this is the one attempt that finds out whether it still is. It has to
+    /// The node is down, and this is the trial. It must
     /// end in a success, a failure, [`Health::give_back`] or [`Health::postpone`].
     Trial,
 }
@@ -66,10 +66,10 @@ pub enum Pass {
 ///      └──── successes in a row ────────┘ └────── trial succeeded ──────┴─────┘ (cool-down doubled)
 /// ```
 ///
-/// Only what tells of the node itself takes it down: a dial that did not reach it, or a probe of
-/// our own that failed. That a stream got no answer may be its target's fault, and clients choose
-/// targets: it makes the node degraded at most, and asks for a probe. In turn an answer to any
-/// stream proves the node good, so that an outage of the probe's target takes no busy node down.
+/// Only failures of the node itself take it down: a dial that did not reach it, or a failed probe.
+/// A stream without an answer may be the fault of its target, and clients choose
+/// targets: it at most degrades the node and requests a probe. An answer to any
+/// stream shows that the node works, so an outage of the probe's target takes no busy node down.
 #[derive(Debug)]
 pub struct Health {
     thresholds: Thresholds,
@@ -77,7 +77,7 @@ pub struct Health {
     dial_failures: u32,
     probe_failures: u32,
     successes: u32,
-    /// Streams without an answer since the last proof of the contrary.
+    /// Streams without an answer since the last answer.
     doubts: u32,
     is_slow: bool,
     is_reachable: bool,
@@ -93,7 +93,7 @@ pub struct Health {
     recovered_at: Option<Instant>,
 }
 
-/// A mean in seconds that moves an eighth of the way with each sample; none before the first.
+/// An exponential moving average in seconds with weight 1/8; none before the first sample.
 #[derive(Debug, Default)]
 struct Mean(Option<f64>);
 
@@ -110,7 +110,7 @@ impl Mean {
 const DOUBTS: u32 = 3;
 
 impl Health {
-    /// A node of which nothing is known yet: it takes streams.
+    /// A new node: it takes streams.
     pub fn new(thresholds: Thresholds) -> Self {
         Self {
             thresholds,
@@ -130,20 +130,20 @@ impl Health {
         }
     }
 
-    /// The state now.
+    /// The current state.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// The moving mean of what dials took, and what answers to probes took on top. Answers to streams
-    /// are no measure of a node: their targets are near or far as the clients choose.
+    /// The moving averages of dials and of answers to probes, added. Answers to streams
+    /// are not used, since their time depends on the targets that clients choose.
     pub fn latency(&self) -> Option<Duration> {
         let answer = self.answer.0.unwrap_or_default();
         self.dial.0.map(|dial| Duration::from_secs_f64(dial + answer))
     }
 
-    /// Whether the last dial reached the node. One that is down and reachable is the last resort
-    /// when there is no other: it may be the probe's target that fails.
+    /// Whether the last dial reached the node. A node that is down and reachable is used
+    /// when there is no other: the fault may be the probe's target.
     pub fn is_reachable(&self) -> bool {
         self.is_reachable
     }
@@ -186,15 +186,15 @@ impl Health {
         self.trial_at.filter(|_| self.state == State::Down)
     }
 
-    /// The attempt was given up before it showed anything.
+    /// Records that an attempt ended without a result.
     pub fn give_back(&mut self, pass: Pass) {
         if pass == Pass::Trial {
             self.is_on_trial = false;
         }
     }
 
-    /// Our own shortage ended the attempt, which shows nothing of the node. The next trial waits for
-    /// as long as the last one did: what is short now is short a moment later too.
+    /// Records that a shortage of this host ended the attempt, which is no evidence about the node. The next trial waits
+    /// as long as the last one did, since the shortage may last.
     pub fn postpone(&mut self, now: Instant, pass: Pass) {
         self.give_back(pass);
         if pass == Pass::Trial && self.state == State::Down {
@@ -202,7 +202,7 @@ impl Health {
         }
     }
 
-    /// A stream's or a probe's connection to the node stood after `latency`.
+    /// Records that a stream or probe connected to the node within `latency`.
     pub fn handle_dialed(&mut self, now: Instant, latency: Duration) {
         let mean = self.dial.add(latency);
         let slow = self.thresholds.slow.as_secs_f64();
@@ -218,37 +218,37 @@ impl Health {
         }
     }
 
-    /// The answer to a probe came after so long.
+    /// Records the time of an answer to a probe.
     pub fn handle_answer_time(&mut self, time: Duration) {
         self.answer.add(time);
     }
 
-    /// A dial did not reach the node.
+    /// Records that a dial did not reach the node.
     pub fn handle_dial_failed(&mut self, now: Instant) {
         self.is_reachable = false;
         self.dial_failures = self.dial_failures.saturating_add(1);
         self.handle_bad(now, self.dial_failures);
     }
 
-    /// A probe went through.
+    /// Records a successful probe.
     pub fn handle_probed(&mut self, now: Instant) {
         self.doubts = 0;
         self.handle_good(now);
     }
 
-    /// A probe reached the node and got no good answer.
+    /// Records that a probe reached the node and failed.
     pub fn handle_probe_failed(&mut self, now: Instant) {
         self.probe_failures = self.probe_failures.saturating_add(1);
         self.handle_bad(now, self.probe_failures);
     }
 
-    /// A stream through the node got an answer: its key and its way out work.
+    /// Records that a stream got an answer: the key and the egress of the node work.
     pub fn handle_answer(&mut self, now: Instant) {
         self.doubts = 0;
         self.handle_good(now);
     }
 
-    /// A stream through the node got no answer. True when a probe should look at once.
+    /// Records that a stream got no answer. True when a probe should run at once.
     pub fn handle_doubt(&mut self) -> bool {
         self.doubts = self.doubts.saturating_add(1);
         let is_doubtful = self.doubts >= DOUBTS;

@@ -1,4 +1,4 @@
-//! A key as it stands in a configuration: itself, or where to fetch it.
+//! A key in a configuration: the key itself, or the URL to fetch it from.
 
 use httvps_config::Secret;
 use httvps_control::backend::OutlineKey;
@@ -11,42 +11,42 @@ use std::fmt;
 /// Longest URL of a dynamic key, in bytes.
 const MAX_URL: usize = 4096;
 
-/// The cipher of a node whose backend names none: Outline's own.
+/// The cipher of a node for which the backend names none: Outline's.
 const DEFAULT_METHOD: &str = "chacha20-ietf-poly1305";
 
-/// What is wrong with a URL that has an `@`.
+/// The error for a URL with an `@`.
 const AT: &str = "the URL of a dynamic key has no user, and @ in it is written %40; \
                   in a proxy's user and password / is written %2F, ? %3F, # %23 and @ %40";
 
-/// What a key text means.
+/// A parsed key.
 #[derive(Clone, PartialEq, Eq)]
 pub enum KeySource {
     /// An `ss://` key.
     Static(AccessKey),
     /// A `socks5://`, `http://` or `https://` proxy.
     Proxy(ProxyKey),
-    /// An `ssconf://` or `https://` key: where the real one is fetched from.
+    /// An `ssconf://` or `https://` key: the URL from which the key is fetched.
     Dynamic(KeyUrl),
 }
 
-/// Where a dynamic key is fetched from. The URL gives access to the key, so it is shown nowhere.
+/// The URL of a dynamic key. It gives access to the key, so it is shown nowhere.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KeyUrl(Uri);
 
-/// Why a text is no key. `Display` repeats no part of it.
+/// Why a text is not a key. `Display` contains no part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyProblem {
-    /// An `ss://` key that is wrong.
+    /// An invalid `ss://` key.
     Key(KeyError),
-    /// A proxy's key that is wrong.
+    /// An invalid key of a proxy.
     Proxy(httvps_proxies::KeyError),
-    /// Nothing at all.
+    /// An empty text.
     Empty,
-    /// A scheme that no key has.
+    /// An unknown scheme.
     Scheme,
-    /// Something else than an Outline key where nothing else is taken.
+    /// A key of another kind where only an Outline key is accepted.
     NoOutline,
-    /// A URL that is wrong: how.
+    /// An invalid URL, with the fault.
     Url(&'static str),
 }
 
@@ -104,7 +104,7 @@ impl KeySource {
         Self::of_backend(&key).map(drop)
     }
 
-    /// Takes what a backend gave. It assigns Outline nodes; proxies are the operator's own affair.
+    /// Builds the key that a backend assigned. A backend assigns Outline nodes only; proxies come from the operator's pool.
     pub(crate) fn of_backend(key: &OutlineKey) -> Result<Self, KeyProblem> {
         match key {
             OutlineKey::Url(url) => match Self::parse(url.expose())? {
@@ -133,7 +133,7 @@ fn has_path(rest: &str) -> bool {
 }
 
 impl KeyUrl {
-    /// Reads what stands behind `ssconf://` or `https://`.
+    /// Parses the part after `ssconf://` or `https://`.
     fn parse(rest: &str) -> Result<Self, KeyProblem> {
         // The fragment is a name for people.
         let rest = rest.split('#').next().unwrap_or_default();

@@ -1,9 +1,9 @@
-//! Which node a session uses: Outline (Shadowsocks), SOCKS5 or HTTP CONNECT.
+//! The nodes that sessions use: Outline (Shadowsocks), SOCKS5 or HTTP CONNECT.
 //!
-//! Settings, metrics and log events begin with `outline_`, after the nodes that were first; they are
-//! of every node.
+//! Settings, metrics and log events begin with `outline_` for all kinds of nodes; Outline was
+//! the first kind.
 //!
-//! Without I/O: [`health`] (the state of one node, its breaker) and [`select`] (which of several).
+//! Without I/O: [`health`] (the state of one node, its breaker) and [`select`] (the choice among several).
 //! Around them: `pool` holds all nodes of a gateway and gives sessions theirs, `session` is the
 //! connector of one session and moves it when its node fails, `probe` makes real exchanges, `protocol` is
 //! where the protocols of nodes differ, `file`, `key`, `document` and `fetch` read keys.

@@ -18,12 +18,12 @@ pub(super) struct Node {
     /// The key that probes use, and the streams of sessions that the pool gave the node; none
     /// until a dynamic key was fetched.
     protocol: ArcSwapOption<NodeProtocol>,
-    /// Asks for a probe before its time.
+    /// Requests a probe before its time.
     pub(super) probe_now: Arc<Notify>,
     /// Assignments that sessions and streams hold.
     users: AtomicUsize,
     is_in_pool: AtomicBool,
-    /// It left the pool: no new stream goes there.
+    /// It left the pool: new streams do not use it.
     is_drained: AtomicBool,
 }
 
@@ -53,7 +53,7 @@ impl Node {
         self.protocol.load_full()
     }
 
-    /// Sets the key. True when it is another one than before.
+    /// Sets the key. True when it changed.
     pub(super) fn set_protocol(&self, protocol: Arc<NodeProtocol>) -> bool {
         let is_new = self.protocol.load().as_ref().is_none_or(|old| !old.is_same(&protocol));
         if is_new {
@@ -76,7 +76,7 @@ impl Node {
         self.users.load(Ordering::Relaxed) > 0 || self.is_in_pool()
     }
 
-    /// Notes whether the pool has the node. One that leaves the pool takes no new stream.
+    /// Records whether the pool has the node. A node that left the pool takes no new stream.
     pub(super) fn set_in_pool(&self, is_in_pool: bool) {
         let was = self.is_in_pool.swap(is_in_pool, Ordering::AcqRel);
         self.is_drained.store(was && !is_in_pool, Ordering::Release);
@@ -86,7 +86,7 @@ impl Node {
         self.is_in_pool.load(Ordering::Acquire)
     }
 
-    /// A backend assigned the node: what the pool thinks of it no longer matters.
+    /// Records that a backend assigned the node; its place in the pool no longer matters.
     pub(super) fn set_assigned(&self) {
         self.is_drained.store(false, Ordering::Release);
     }
@@ -95,12 +95,12 @@ impl Node {
         self.is_drained.load(Ordering::Acquire)
     }
 
-    /// Looks at the health, without changing it.
+    /// Reads the health.
     pub(super) fn health<R>(&self, look: impl FnOnce(&Health) -> R) -> R {
         look(&self.health.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Changes the health; a change of the state is logged and shown. `cause` is what happened.
+    /// Changes the health; a change of the state is logged and shown in the metrics, with `cause`.
     fn change<R>(&self, cause: &'static str, change: impl FnOnce(&mut Health) -> R) -> R {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         let before = health.state();
@@ -135,12 +135,12 @@ impl Node {
         Some(Permit { node: self.clone(), pass: Some(pass) })
     }
 
-    /// A last use of a node that is down, when there is no other.
+    /// Use of a node that is down, when there is no other.
     pub(super) fn last_resort(self: &Arc<Self>) -> Permit {
         Permit { node: self.clone(), pass: None }
     }
 
-    /// Notes what came of a dial.
+    /// Records the result of a dial.
     pub(super) fn dialed(&self, result: Result<Duration, ConnectError>) {
         let now = Instant::now();
         match result {
@@ -160,12 +160,12 @@ impl Node {
         }
     }
 
-    /// Notes how long a probe waited for its answer.
+    /// Records the time of an answer to a probe.
     pub(super) fn probe_answered_after(&self, time: Duration) {
         self.change("probe_ok", |health| health.handle_answer_time(time));
     }
 
-    /// Notes what came of a probe that reached the node.
+    /// Records the result of a probe that reached the node.
     pub(super) fn probed(&self, result: NodeProbe) {
         let now = Instant::now();
         match result {
@@ -182,12 +182,12 @@ impl Node {
         self.metrics.probed(result);
     }
 
-    /// A stream got its first byte back.
+    /// Records that a stream received its first byte.
     pub(super) fn answered(&self) {
         self.change("answered", |health| health.handle_answer(Instant::now()));
     }
 
-    /// A stream got nothing back.
+    /// Records that a stream received nothing.
     pub(super) fn unanswered(&self) {
         if self.change("unanswered", Health::handle_doubt) {
             self.probe_now.notify_one();
@@ -195,7 +195,7 @@ impl Node {
     }
 }
 
-/// The permission to use a node once. A trial that comes to nothing is given back when this is
+/// The permission to use a node once. A trial without a result is returned when this is
 /// dropped.
 pub(super) struct Permit {
     node: Arc<Node>,
@@ -207,12 +207,12 @@ impl Permit {
         &self.node
     }
 
-    /// The attempt has told something, and the health knows it or is about to.
+    /// Marks that the attempt had a result, which is reported to the health.
     pub(super) fn settle(mut self) {
         self.pass = None;
     }
 
-    /// The node was not reached. Our own shortage tells nothing of it, and the trial is still owed.
+    /// Records that the node was not reached. After a shortage of this host the trial is repeated.
     pub(super) fn dial_failed(mut self, error: ConnectError) {
         self.node.dialed(Err(error));
         let pass = self.pass.take().filter(|_| error == ConnectError::Overload);

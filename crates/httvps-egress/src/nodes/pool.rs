@@ -1,4 +1,4 @@
-//! All nodes of a gateway: the pool, those of the backend, and who gets which.
+//! All nodes of a gateway, those of the pool and of the backend, and their assignment to sessions.
 
 mod entries;
 mod key_cache;
@@ -27,11 +27,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Nodes that are known at once. What a backend assigns beyond is refused.
+/// Most nodes that are known at once. Further ones from a backend are refused.
 const MAX_NODES: usize = 4096;
-/// How long a node is remembered that no session uses and that is in no pool.
+/// How long an unused node that is not in the pool is remembered.
 const LINGER: Duration = Duration::from_mins(10);
-/// What the modes `outline` and `proxy` need, checked and not yet running.
+/// The validated configuration of the modes `outline` and `proxy`, not yet running.
 pub struct NodePoolSetup {
     specs: Vec<NodeSpec>,
     fetcher: Fetcher,
@@ -66,7 +66,7 @@ pub struct NodePool {
     key_cache: Arc<KeyCache>,
     pool: ArcSwap<Vec<Entry>>,
     known: Mutex<HashMap<Box<str>, Known>>,
-    /// Asks for the dynamic keys of the pool to be fetched before their time.
+    /// Requests a fetch of the dynamic keys of the pool before their time.
     refresh_now: Notify,
     is_running: AtomicBool,
 }
@@ -74,18 +74,18 @@ pub struct NodePool {
 struct Known {
     node: Arc<Node>,
     used_at: Instant,
-    /// Where the key came from that the backend gave last, if it was fetched.
+    /// The URL of the key that the backend assigned last, if it was fetched.
     url: Option<KeyUrl>,
 }
 
-/// Why a session has no node. [`Unavailable::as_str`] is the reason that the client is told.
+/// Why a session has no node. [`Unavailable::as_str`] is the reason that the client receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
     /// The backend has no node, or all nodes of the pool are down.
     NoneAvailable,
     /// The backend failed.
     Backend,
-    /// The key that the backend gave cannot be used.
+    /// The key from the backend cannot be used.
     BadKey,
 }
 
@@ -107,7 +107,7 @@ impl Unavailable {
     }
 }
 
-/// What a session was given.
+/// The assignment of a session.
 pub struct Assigned {
     /// Opens the session's streams through the node.
     pub connector: Arc<dyn Connector>,
@@ -116,7 +116,7 @@ pub struct Assigned {
 }
 
 impl NodePool {
-    /// The nodes of `setup`; [`Self::run`] begins to look after them.
+    /// Creates the pool of `setup`; [`Self::run`] starts its tasks.
     pub fn new(
         setup: NodePoolSetup,
         config: Arc<Config>,
@@ -140,7 +140,7 @@ impl NodePool {
         outline
     }
 
-    /// Begins to probe, to fetch and to follow the file; until `self` is dropped.
+    /// Probes, fetches keys and watches the file until `self` is dropped.
     pub async fn run(self: Arc<Self>, told: Arc<Notify>) {
         self.is_running.store(true, Ordering::Release);
         let nodes: Vec<_> = lock(&self.known).values().map(|known| known.node.clone()).collect();
@@ -150,7 +150,7 @@ impl NodePool {
         tokio::join!(self.follow_file(&told), self.refresh_keys(), self.forget_unused());
     }
 
-    /// The name of this way out, as settings and logs have it.
+    /// The name of this egress in settings and logs.
     pub fn name(&self) -> &'static str {
         match self.config.upstream_mode {
             UpstreamMode::Proxy => "proxy",
@@ -170,7 +170,7 @@ impl NodePool {
         &self.dialer
     }
 
-    /// Gives a new session its node.
+    /// Assigns a node to a new session.
     pub async fn assign(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -185,7 +185,7 @@ impl NodePool {
         Ok(Assigned { connector: Arc::new(nodes), node_id })
     }
 
-    /// Gives a session another node than those in `tried`, or another key than the one in
+    /// Assigns a session a node that is not in `tried`, or a key other than the one in
     /// `suspect`, if there is one.
     pub(super) async fn replace(
         self: &Arc<Self>,
@@ -199,7 +199,7 @@ impl NodePool {
         self.find(asker, region, tried, may_ask, suspect, deadline).await.ok()
     }
 
-    /// A node of the pool that carries datagrams, for a session whose own does not.
+    /// A node of the pool that supports datagrams, for a session whose own does not.
     pub(super) fn for_datagrams(&self, region: Option<&str>) -> Option<Assignment> {
         self.choose(region, &[], NodeProtocol::carries_datagrams).map(Assignment::of_pool)
     }
@@ -317,7 +317,7 @@ impl NodePool {
         }
     }
 
-    /// Forgets nodes that nothing uses any more; for ever.
+    /// Removes unused nodes periodically; never returns.
     async fn forget_unused(&self) {
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;

@@ -1,4 +1,4 @@
-//! A real exchange through a node, and the task that makes one every so often.
+//! Probes: a real exchange through a node, and the task that repeats it.
 
 use super::error::NodeError;
 use super::fetch::AGENT;
@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 
-/// How long things took in a probe that went through.
+/// The times of a successful probe.
 #[derive(Debug, Clone, Copy)]
 pub struct Exchange {
     /// To connect to the node, name resolution included.
@@ -22,11 +22,11 @@ pub struct Exchange {
     pub answer: Duration,
 }
 
-/// What an answer of a web server begins with (RFC 9112 section 4).
+/// The beginning of an HTTP response (RFC 9112 section 4).
 const ANSWER: &[u8] = b"HTTP/";
 
 /// Asks `target`, a web server, for `HEAD /` through the node, and waits for the beginning of an HTTP
-/// answer, which proves the key and the way out. Cancelling it closes the connection.
+/// answer, which proves the key and the egress of the node. Cancelling it closes the connection.
 pub(super) async fn exchange(
     dialer: &Dialer,
     protocol: &NodeProtocol,
@@ -146,7 +146,7 @@ pub(super) async fn run(outline: Weak<NodePool>, node: Weak<Node>) {
     }
 }
 
-/// One probe; none when the node has no key or is not to be tried yet.
+/// One probe; none when the node has no key or its trial is not due.
 async fn probe(outline: &NodePool, node: &Arc<Node>) -> Option<Result<Exchange, NodeError>> {
     let protocol = node.protocol()?;
     let permit = node.try_probe(Instant::now())?;
@@ -163,7 +163,7 @@ async fn probe(outline: &NodePool, node: &Arc<Node>) -> Option<Result<Exchange, 
     Some(result)
 }
 
-/// Notes what a probe showed.
+/// Records the result of a probe.
 fn judge(node: &Node, permit: Permit, result: &Result<Exchange, NodeError>) {
     match result {
         Ok(exchange) => {

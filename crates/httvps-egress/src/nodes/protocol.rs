@@ -1,4 +1,4 @@
-//! How a node is spoken to: Shadowsocks, SOCKS5 or HTTP CONNECT, behind one interface.
+//! The protocols of nodes (Shadowsocks, SOCKS5, HTTP CONNECT) behind one interface.
 
 use super::datagrams::{NodeDatagramIo, NodeSocket, Socks5Datagrams};
 use super::error::NodeError;
@@ -15,23 +15,23 @@ use std::path::Path;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// What connects to nodes.
+/// Connects to nodes.
 pub(super) struct Dialer {
     direct: Direct,
-    /// None where there is no authority to trust.
+    /// None without a trusted authority.
     tls: Option<ClientTls>,
-    /// Where a SOCKS5 proxy may have its datagrams sent, besides its own address.
+    /// The policy for UDP relays of SOCKS5 proxies at addresses other than their own.
     relays: EgressPolicy,
 }
 
-/// A node's key, and with it how the node is spoken to.
+/// The protocol of a node, with its key.
 #[derive(Debug)]
 pub(super) enum NodeProtocol {
     Shadowsocks(Client),
     Proxy(ProxyKey),
 }
 
-/// A connection to a node, on which nothing was said of a target yet.
+/// A connection to a node on which no target was requested yet.
 pub(super) enum Link {
     Plain(TcpStream),
     Tls(TlsStream<TcpStream>),
@@ -80,7 +80,7 @@ impl NodeProtocol {
         Arc::new(Self::Shadowsocks(Client::new(key)))
     }
 
-    /// Where the node is.
+    /// The address of the node.
     fn node(&self) -> &Target {
         match self {
             Self::Shadowsocks(client) => client.key().node(),
@@ -88,7 +88,7 @@ impl NodeProtocol {
         }
     }
 
-    /// Whether the two lead to the same node in the same way.
+    /// Whether the two have the same node, protocol and key.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Shadowsocks(one), Self::Shadowsocks(other)) => one.key() == other.key(),
@@ -105,14 +105,14 @@ impl NodeProtocol {
         }
     }
 
-    /// Whether a stream without a target has to tell it before the node is asked: an address header
-    /// in the first payload means something to Shadowsocks nodes alone.
+    /// Whether the target must be known before the node is asked: only Shadowsocks nodes parse an address header
+    /// in the first payload.
     pub(super) fn needs_target(&self) -> bool {
         matches!(self, Self::Proxy(_))
     }
 
-    /// Connects to the node and does everything that concerns the node alone: what fails here is the
-    /// node's fault, or its key's. The caller bounds the time; dropping the future closes the
+    /// Connects to the node and performs the part of the protocol before a target: an error is a
+    /// fault of the node or of its key. The caller bounds the time; dropping the future closes the
     /// connection.
     pub(super) async fn dial(&self, dialer: &Dialer) -> Result<Link, NodeError> {
         let tcp = dialer.direct.dial(self.node()).await.map_err(NodeError::Unreachable)?;
@@ -137,9 +137,9 @@ impl NodeProtocol {
         Ok(link)
     }
 
-    /// Starts a stream to `target` over such a connection. A proxy has the target when this is done;
-    /// what a Shadowsocks node says shows when the stream is read. Only a Shadowsocks node does
-    /// without a target.
+    /// Starts a stream to `target` over such a connection. A proxy has connected to the target when this returns;
+    /// an error of a Shadowsocks node shows when the stream is read. Only a Shadowsocks node needs
+    /// no target.
     pub(super) async fn start(
         &self,
         link: Link,
@@ -162,13 +162,13 @@ impl NodeProtocol {
         }
     }
 
-    /// Whether nodes of this kind carry datagrams. A SOCKS5 proxy may turn out not to.
+    /// Whether nodes of this kind support datagrams. A SOCKS5 proxy may still refuse them.
     pub(super) fn carries_datagrams(&self) -> bool {
         self.dials_for_datagrams().is_some()
     }
 
-    /// Whether datagrams need a connection of [`Self::dial`] to begin with; none when the node does
-    /// not carry them.
+    /// Whether datagrams need a connection of [`Self::dial`]; none when the node does
+    /// not support them.
     pub(super) fn dials_for_datagrams(&self) -> Option<bool> {
         match self {
             Self::Shadowsocks(_) => Some(false),

@@ -1,4 +1,4 @@
-//! One real exchange with a key: what works, or what is wrong.
+//! The test of a key by one real exchange.
 
 use super::error::NodeError;
 use super::fetch::Fetcher;
@@ -11,7 +11,7 @@ use httvps_shadowsocks::Client;
 use std::path::Path;
 use std::time::Duration;
 
-/// What a test of a key found.
+/// The result of a test.
 #[derive(Debug)]
 pub struct Report {
     /// The node and its protocol or cipher, without what is secret.
@@ -24,7 +24,7 @@ pub struct Report {
 
 /// Tests a key: reads it, fetches it if it is a dynamic one, asks the web server `web` for its head
 /// over a stream, and the name server `dns` in a datagram. Each step takes at most `timeout`. The
-/// error says what is wrong with the key itself or with `ca`; nothing secret is in it.
+/// error is a fault of the key itself or of `ca`; it contains no secret.
 pub async fn test_key(
     text: &str,
     ca: Option<&Path>,

@@ -1,20 +1,20 @@
-//! Which of several nodes takes a session, without I/O.
+//! The choice of a node for a session, without I/O.
 
 use super::health::State;
 use std::time::Duration;
 
-/// What the choice looks at.
+/// A candidate.
 #[derive(Debug, Clone)]
 pub struct Candidate<'a> {
-    /// Where the node stands; none = anywhere.
+    /// The region of the node; none = any.
     pub region: Option<&'a str>,
-    /// Nodes of the lowest number are taken first.
+    /// Usable nodes with the lowest number are chosen.
     pub priority: u32,
     /// Share of the sessions among equals; 0 = only when none of them with another weight can be used.
     pub weight: u32,
     /// Its health.
     pub state: State,
-    /// Whether it may be used now.
+    /// Whether it is usable now.
     pub is_eligible: bool,
     /// The mean time of a dial and of a probe's answer.
     pub latency: Option<Duration>,
@@ -22,12 +22,12 @@ pub struct Candidate<'a> {
 
 /// A dial and answer that take this long halve a node's share.
 const HALVING: f64 = 0.05;
-/// What a degraded node keeps of its share.
+/// The share that a degraded node keeps.
 const DEGRADED: f64 = 0.1;
 
 /// Chooses among the eligible candidates: those of the region, or all where it has none or none is
 /// wanted; of these the lowest priority number; of these those with a weight, if any has one; of these
-/// by chance, in proportion to weight, health and latency. `chance` is a random number.
+/// randomly, in proportion to weight, health and latency. `chance` is a random number.
 pub fn choose(candidates: &[Candidate<'_>], region: Option<&str>, chance: u64) -> Option<usize> {
     let is_far = |candidate: &Candidate<'_>| match (region, candidate.region) {
         (Some(wanted), Some(own)) => !own.eq_ignore_ascii_case(wanted),

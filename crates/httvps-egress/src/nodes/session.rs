@@ -1,4 +1,4 @@
-//! A session's way out: the node that it has, and another one when that fails.
+//! The egress of a session: its node, and another one when that fails.
 
 use super::assignment::Assignment;
 use super::datagrams::NodeDatagrams;
@@ -23,7 +23,7 @@ use tokio::sync::Mutex;
 
 /// The largest number of nodes that one stream tries.
 const MAX_TRIES: usize = 3;
-/// How long a session does not ask the backend again after it asked.
+/// Shortest time between two requests of one session to the backend.
 const REASK: Duration = Duration::from_secs(1);
 
 /// The connector of one session in the mode `outline`.
