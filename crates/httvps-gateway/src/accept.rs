@@ -1,4 +1,4 @@
-//! Accepting connections and taking them to the WebSocket: TCP → TLS → HTTP → session.
+//! From an accepted connection to a session: TCP → TLS → HTTP → session.
 
 use crate::context::{Context, HalfOpen};
 use crate::http::{self, Ended};
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-/// The same trouble is logged once in so long.
+/// Shortest time between two log lines about the same fault.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Accepts until `stop`, then closes the listener.
@@ -81,7 +81,7 @@ fn admit(gateway: &Arc<Context>, socket: TcpStream, peer: SocketAddr) {
     }
 }
 
-/// Everything before the session, under one absolute deadline.
+/// TLS, HTTP and `hello`, under one absolute deadline.
 async fn handshake(gateway: Arc<Context>, socket: TcpStream, peer: IpAddr, half_open: HalfOpen) {
     let accepted = Instant::now();
     let connection = gateway.metrics.track_connection();

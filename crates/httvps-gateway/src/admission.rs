@@ -1,4 +1,4 @@
-//! Who may begin a handshake, and who goes when there is no room for all.
+//! Admission of connections to a handshake, and displacement at the limits.
 
 use futures_util::future::{AbortHandle, AbortRegistration};
 use httvps_control::{Source, SourceCounts};
@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 /// TLS.
 pub(crate) const BASE_BYTES: usize = 16 * 1024;
 
-/// The same trouble is logged once in so long.
+/// Shortest time between two log lines about the same limit.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The connections that are not sessions yet: how many there are, in all and for each source, and what they hold.
 ///
-/// A newcomer that finds no place takes that of another: the oldest of its own source where that one has all that it
-/// may have, else the oldest of the busiest source. Connections that idle therefore cost newcomers nothing. Those that
-/// wait for the backend keep their places, because they have done their part.
+/// A new connection without a place displaces another: the oldest of its own source if that source is at its
+/// limit, otherwise the oldest of the source with the most. Idle connections therefore do not exclude new ones. Connections that
+/// wait for the backend keep their places, because their clients have nothing left to do.
 ///
 /// Memory: an entry for each handshake, and three for each of their sources.
 pub(crate) struct Admission {
@@ -46,7 +46,7 @@ struct Table {
     entries: BTreeMap<u64, Entry>,
     next_ticket: u64,
     all: SourceCounts,
-    /// Those whose peer has to do the next step.
+    /// Connections that wait for their peer.
     waiting: SourceCounts,
     bytes: usize,
     /// Bytes that the memory of the process has left for them, [`Admission::set_room`].
@@ -87,7 +87,7 @@ impl Admission {
     }
 
     /// Takes a place for a handshake of `address`, if need be from another. The task of the handshake ends when the
-    /// registration says so. An error is the limit for which the newcomer has to go itself.
+    /// registration says so. An error is the limit for which the new connection is refused.
     pub(crate) fn enter(
         self: &Arc<Self>,
         address: IpAddr,
@@ -188,7 +188,7 @@ impl Table {
         self.oldest(|entry| self.waiting.load(entry.source) == heaviest)
     }
 
-    /// The one that holds most, among equals the oldest, and how much.
+    /// The connection that holds the most bytes, the oldest among equals, and their number.
     fn largest(&self) -> Option<(u64, usize)> {
         let waiting = self.entries.iter().rev().filter(|(_, entry)| entry.is_waiting);
         waiting.map(|(ticket, entry)| (*ticket, entry.bytes)).max_by_key(|(_, bytes)| *bytes)
@@ -201,8 +201,8 @@ impl HalfOpen {
         self.source
     }
 
-    /// Says how many bytes the connection holds now beyond [`BASE_BYTES`]. Above the bounds the largest go, perhaps
-    /// this one.
+    /// Reports the bytes that the connection holds beyond [`BASE_BYTES`]. Above the bounds the largest connections are closed,
+    /// possibly this one.
     pub(crate) fn hold(&self, bytes: usize) {
         let mut table = self.admission.table();
         // Without an entry it has been displaced, and its task ends with the poll that it is in.
@@ -216,7 +216,7 @@ impl HalfOpen {
         }
     }
 
-    /// Says that the peer has done its part: the connection keeps its place until the backend has answered.
+    /// Marks that the connection waits for the backend: it keeps its place until the backend has answered.
     pub(crate) fn keep_place(&self) {
         let mut table = self.admission.table();
         let Some(entry) = table.entries.get_mut(&self.ticket) else { return };

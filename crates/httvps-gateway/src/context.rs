@@ -1,4 +1,4 @@
-//! What all connections of one gateway share.
+//! The state that all connections of one gateway share.
 
 use crate::admission::{Admission, Bounds};
 use crate::device::DeviceLimits;
@@ -47,19 +47,19 @@ pub(crate) struct Context {
     is_draining: AtomicBool,
 }
 
-/// Log lines about refused or failed handshakes, a second and at once: strangers cause them.
+/// Log lines about refused or failed handshakes, a second and at once: any peer can cause them.
 const LOG_RATE: u32 = 50;
 const LOG_BURST: u32 = 500;
 
-/// Where the streams of sessions go.
+/// The egress of sessions.
 pub(crate) enum Egress {
-    /// The same way for all.
+    /// One connector for all sessions.
     Common(Arc<dyn Connector>),
     /// Through the session's node.
     Nodes(Arc<NodePool>),
 }
 
-/// What [`Egress`] is made of.
+/// The parts of [`Egress`].
 pub(crate) enum EgressSetup {
     Common(Arc<dyn Connector>),
     Nodes(Box<NodePoolSetup>),
@@ -149,7 +149,7 @@ impl Context {
     }
 }
 
-/// Bounds of the connections that are not sessions yet. On a small budget a crowd of them must leave room for sessions.
+/// Bounds of the connections that are not sessions yet. On a small memory budget they must leave room for sessions.
 fn handshake_bounds(config: &Config) -> Bounds {
     let budget = MemoryBudget::resolve(config.memory_budget_bytes).bytes;
     let quarter = usize::try_from(budget / 4).unwrap_or(usize::MAX);

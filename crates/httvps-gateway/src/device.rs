@@ -1,4 +1,4 @@
-//! What the sessions of one device share, and how much of what all share they may have.
+//! The limits of one device over all of its sessions.
 
 use crate::registry::Registry;
 use httvps_config::Config;
@@ -17,15 +17,15 @@ const DESCRIPTOR_SHARE: usize = 4;
 const LOG_RATE: u32 = 20;
 const LOG_BURST: u32 = 100;
 
-/// What a device has used up of what comes back with time; it outlasts the device's sessions, so that a reconnect
-/// gives nothing back.
+/// The rate limits that a device has used up. They outlast the device's sessions, so that a reconnect
+/// does not reset them.
 #[derive(Clone)]
 pub(crate) struct Spent {
     opens: Bucket,
     log: Bucket,
 }
 
-/// What one device may have; `usize::MAX` is no limit.
+/// The limits of one device; `usize::MAX` is no limit.
 pub(crate) struct DeviceLimits {
     pub(crate) sessions: usize,
     pub(crate) streams: usize,

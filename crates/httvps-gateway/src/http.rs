@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 use tokio::net::TcpStream;
 
-/// Where the WebSocket lives.
+/// The path of the WebSocket.
 pub(crate) const WEBSOCKET_PATH: &str = "/ws";
 
 /// Serves HTTP/1.1 on a TLS connection until it is upgraded; then gives the connection back with
@@ -153,7 +153,7 @@ fn upgrade(gateway: &Context, request: &Request<Incoming>) -> Answer {
     accept.response(Full::default())
 }
 
-/// Says what a request for the WebSocket's path lacked: most often a proxy in front that does not pass it on.
+/// Logs what a request for the WebSocket's path lacked; the usual cause is a proxy in front that does not pass the upgrade on.
 fn note_missing_upgrade(gateway: &Context, request: &Request<Incoming>) {
     let (method, version) = (request.method(), request.version());
     let missing = handshake::not_an_upgrade(method, version, request.headers());

@@ -30,7 +30,7 @@ const LINGER_IDLE: Duration = Duration::from_secs(5);
 /// Bytes for requests that the HTTP library takes at once, and then up to its limit.
 const FIRST_BUFFER: usize = 8 * 1024;
 
-/// How the HTTP library is set up for a connection of a stranger.
+/// The settings of the HTTP library for unauthenticated connections.
 pub(crate) fn builder(config: &Config) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
@@ -44,7 +44,7 @@ pub(crate) fn builder(config: &Config) -> http1::Builder {
     builder
 }
 
-/// What a connection came to.
+/// The outcome of a connection.
 pub(crate) struct Served<IO> {
     /// The connection.
     pub(crate) io: IO,
@@ -56,7 +56,7 @@ pub(crate) struct Served<IO> {
 }
 
 pub(crate) enum End {
-    /// All was answered.
+    /// All requests were answered.
     Done,
     /// The time was up, or the gateway drains.
     Stopped,

@@ -3,16 +3,16 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// The memory that the gateway may use, and who says so.
+/// The memory that the gateway may use, and the origin of the figure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemoryBudget {
     /// Bytes; `u64::MAX` where nothing is known.
     pub bytes: u64,
-    /// Who sets it.
+    /// Its origin.
     pub from: BudgetSource,
 }
 
-/// Who sets a [`MemoryBudget`].
+/// The origin of a [`MemoryBudget`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BudgetSource {
     /// The setting `memory_budget_bytes`.
@@ -47,7 +47,7 @@ impl MemoryBudget {
         }
     }
 
-    /// The bytes at which newcomers are refused, `percent` of the budget.
+    /// The bytes at which new sessions are refused, `percent` of the budget.
     pub(crate) fn bound(&self, percent: u32) -> u64 {
         self.bytes / 100 * u64::from(percent)
     }

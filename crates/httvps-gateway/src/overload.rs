@@ -1,4 +1,4 @@
-//! Knowing when the process has no more to give.
+//! Detection of a shortage of memory or descriptors.
 
 use crate::admission::Admission;
 use crate::memory_budget::MemoryBudget;
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// How often the resident memory is read.
 const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The last descriptors below the limit of the process, kept for what must go on when all others are in use.
+/// The last descriptors below the limit of the process, reserved for the admin listener and the gateway itself.
 ///
 /// The kernel hands out the lowest number that is free, so the number of a descriptor just opened says how many are in
 /// use.
@@ -17,12 +17,12 @@ const MEMORY_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) struct DescriptorReserve {
     /// Sockets to targets and nodes are refused from this number on; none without a limit.
     pub(crate) first_without_streams: Option<u64>,
-    /// Newcomers are refused from this number on.
+    /// New connections are refused from this number on.
     first_without_newcomers: Option<u64>,
 }
 
 impl DescriptorReserve {
-    /// `reserve` descriptors below the limit of the process are kept from newcomers, for the admin listener and the
+    /// `reserve` descriptors below the limit of the process are kept from new connections, for the admin listener and the
     /// calls of the gateway itself, and as many more from streams. On a process with few descriptors each is a quarter
     /// at most, so that it can still serve.
     pub(crate) fn new(reserve: u64) -> Self {
@@ -42,8 +42,8 @@ impl DescriptorReserve {
     }
 }
 
-/// Tells `admission` again and again how much the process may still grow until `percent` of its memory budget is used,
-/// so that newcomers are refused while those who are in stay; for ever.
+/// Reports to `admission` periodically how much the process may still grow until `percent` of its memory budget is used,
+/// so that new sessions are refused and existing ones stay. Never returns.
 pub(crate) async fn watch_memory(admission: Arc<Admission>, budget: MemoryBudget, percent: u32) {
     let bound = budget.bound(percent);
     let mut ticks = tokio::time::interval(MEMORY_INTERVAL);

@@ -1,4 +1,4 @@
-//! Which sessions are there, and how to tell them something.
+//! The registry of sessions, and orders to them.
 
 use futures_util::task::AtomicWaker;
 use slab::Slab;
@@ -12,20 +12,20 @@ use crate::device::{Descriptor, Device, DeviceLimits, Spent};
 
 /// All authenticated sessions of the gateway.
 ///
-/// One lock, taken when a session begins, ends, or all are told something: never per message.
+/// One lock, taken when a session begins or ends and when orders are given; never for a message.
 pub(crate) struct Registry {
     pub(crate) limits: DeviceLimits,
     table: Mutex<Table>,
 }
 
-/// Devices without a session of which it is remembered what they have spent: those that left first are forgotten first.
+/// Most devices without a session whose used-up rate limits are remembered; the oldest are forgotten first.
 const MAX_LEFT: usize = 4096;
 
 #[derive(Default)]
 struct Table {
     sessions: Slab<Arc<Control>>,
     devices: HashMap<Arc<str>, Sessions>,
-    /// What devices that have left had spent, until it has all come back.
+    /// The used-up rate limits of devices without a session, until they have refilled.
     left: HashMap<Arc<str>, (Instant, Spent)>,
     left_in_order: VecDeque<(Instant, Arc<str>)>,
 }
@@ -55,11 +55,11 @@ struct Sessions {
     device: Weak<Device>,
 }
 
-/// What every session of the gateway can be told.
+/// An order to a session. It can only become stricter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Order {
-    /// Carry on.
+    /// No order.
     None,
     /// The gateway drains: announce it; a session that can move may live on until told to close.
     Announce,
@@ -69,7 +69,7 @@ pub(crate) enum Order {
     CloseNow,
 }
 
-/// The line from the gateway to one session.
+/// The control of one session.
 pub(crate) struct Control {
     order: AtomicU8,
     waker: AtomicWaker,
@@ -93,7 +93,7 @@ impl Control {
     }
 }
 
-/// Why a session gets no place.
+/// The limit for which a session is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoPlace {
     /// The gateway has as many sessions as it may.
@@ -165,7 +165,7 @@ impl Registry {
         Ok(Place { index, control, device, _descriptor: descriptor })
     }
 
-    /// Notes that the last of a device is gone, and remembers what it has spent.
+    /// Removes a device without sessions and deliveries, and remembers its used-up rate limits.
     pub(crate) fn forget(&self, device_id: &Arc<str>, spent: Spent, now: Instant) {
         let mut table = self.table();
         // It may be there anew, in the hands of a session that came in between.
@@ -185,7 +185,7 @@ impl Registry {
         self.table().sessions.len()
     }
 
-    /// Tells every session.
+    /// Gives the order to every session.
     pub(crate) fn order_all(&self, order: Order) {
         for control in self.controls() {
             control.give(order);

@@ -1,4 +1,4 @@
-//! A link, whatever it runs on.
+//! A link over any byte stream.
 
 use crate::link::{Link, LinkError, LinkOutbox};
 use httvps_transport::ws::Event;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A [`Link`] over whatever it runs on.
+/// A [`Link`] over any byte stream.
 pub(crate) trait Carrier: Send {
     fn begin_turn(&mut self, bytes: usize);
     fn poll_recv(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<Event, LinkError>>;

@@ -1,4 +1,4 @@
-//! Local connections that the driver moves bytes to and from by itself.
+//! Local connections whose bytes the driver moves itself.
 //!
 //! A [`Stream`] costs a copy, a lock and a change of tasks for what it moves. While both sides of a
 //! stream are open it is not needed: the driver reads the local connection straight into the message
@@ -23,13 +23,13 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
-/// Local connections that have a turn in one round of the driver.
+/// Most local connections that have a turn in one round of the driver.
 const TURNS: usize = 32;
 
 /// The connection of a local program.
 pub trait Local: AsyncRead + AsyncWrite + Send + Unpin + 'static {
-    /// Makes the coming drop reset the connection instead of ending it in order, so that the
-    /// program does not take a broken transfer for a whole one.
+    /// Makes the drop reset the connection, so that the
+    /// program can tell a broken transfer from a complete one.
     fn reset_on_drop(&self);
 
     /// The connection's two addresses, ours first; None where it has none.
@@ -59,7 +59,7 @@ impl Local for Box<dyn Local> {
     }
 }
 
-/// A local connection in the hands of the driver.
+/// A local connection that the driver serves.
 pub(crate) struct Carried {
     local: Box<dyn Local>,
     pub(crate) pace: Pace,
@@ -84,8 +84,8 @@ impl Carried {
         let _ = self.back.send((self.local, broken));
     }
 
-    /// Hands bytes that have just arrived to the local connection; returns how many it took. What
-    /// goes wrong shows in its next turn.
+    /// Writes received bytes to the local connection; returns how many it accepted. An error
+    /// shows in its next turn.
     pub(crate) fn deliver(&mut self, data: &[u8]) -> usize {
         let (taken, result) = self.write(data);
         if result.is_err() {
@@ -94,7 +94,7 @@ impl Carried {
         taken
     }
 
-    /// Hands bytes to the local connection; returns how many it took.
+    /// Writes bytes to the local connection; returns how many it accepted.
     fn write(&mut self, data: &[u8]) -> (usize, io::Result<()>) {
         let mut cx = Context::from_waker(&self.waker);
         let mut taken = 0;
@@ -110,11 +110,11 @@ impl Carried {
     }
 }
 
-/// What a turn of a local connection came to.
+/// The result of a turn of a local connection.
 enum Turn {
     /// It waits for its program, for credit or for room.
     Waiting,
-    /// It may have more; the others first.
+    /// It may have more; others have their turns first.
     More,
     /// It waits for room in the queue or for credit of the session.
     HeldUp,
@@ -125,8 +125,8 @@ enum Turn {
 }
 
 impl State {
-    /// Puts a local connection into the driver's hands; back when the protocol has no credit by
-    /// stream, or the stream has a side that is over.
+    /// Gives a local connection to the driver. Returns it when the protocol has no credit for each
+    /// stream, or one direction of the stream has ended.
     pub(crate) fn carry(
         &mut self,
         id: usize,
@@ -298,7 +298,7 @@ impl State {
     }
 }
 
-/// A stream in the hands of the driver, together with a local connection: see [`Stream::carry`].
+/// A stream and a local connection that the driver serves: see [`Stream::carry`].
 ///
 /// Dropping it drops the local connection and closes the stream as dropping the [`Stream`] would.
 #[must_use = "the stream is closed when this is dropped"]

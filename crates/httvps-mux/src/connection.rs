@@ -1,4 +1,4 @@
-//! A session that is open, and how it comes to be.
+//! An open session, and the handshake that opens it.
 
 use crate::Datagrams;
 use crate::carrier::Carrier;
@@ -66,12 +66,12 @@ impl Default for Settings {
     }
 }
 
-/// What a client says of itself. The token is never printed: there is no `Debug`.
+/// The contents of a `hello`. There is no `Debug`, so that the token is never printed.
 #[derive(Clone, Copy)]
 pub struct Greeting<'a> {
-    /// Who wants to enter.
+    /// The id of the device.
     pub device_id: &'a str,
-    /// What proves it.
+    /// The token of the device.
     pub token: &'a str,
     /// Program and version, at most 128 bytes.
     pub client_version: &'a str,
@@ -81,10 +81,10 @@ pub struct Greeting<'a> {
     pub offers_v2: bool,
 }
 
-/// A session that the gateway has let in.
+/// A session that the gateway has accepted.
 ///
-/// A task moves it until it is over; it needs a tokio runtime with time. When the `Connection` is
-/// dropped its streams live on, and the last of them to go closes it.
+/// A task drives it to its end; it needs a tokio runtime with time. When the `Connection` is
+/// dropped its streams continue, and the drop of the last one closes it.
 pub struct Connection {
     shared: Arc<Shared>,
     session_id: Box<str>,
@@ -92,9 +92,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Says `hello` over `link`, waits for the answer and starts the driver.
+    /// Sends `hello` over `link`, waits for the answer and starts the driver.
     ///
-    /// `changes` is told whenever the count of streams, the draining, the silence or the end of the
+    /// `changes` is notified whenever the count of streams, the draining, the silence or the end of the
     /// connection may have changed; several connections may share one. Cancel safe in that dropping the
     /// future drops the link.
     pub async fn spawn<T>(
@@ -165,7 +165,7 @@ impl Connection {
         &self.session_id
     }
 
-    /// What the backend says of the subscription.
+    /// The status of the subscription, from the backend.
     pub fn subscription_status(&self) -> Option<&str> {
         self.subscription_status.as_deref()
     }
@@ -180,7 +180,7 @@ impl Connection {
         self.shared.with(|state| state.wire.max_streams())
     }
 
-    /// Whether the gateway says when a stream's target has answered.
+    /// Whether the gateway reports that a stream's target has accepted.
     pub fn has_open_ack(&self) -> bool {
         self.shared.with(|state| state.wire.has_open_ack())
     }
@@ -320,7 +320,7 @@ impl Answer {
         }
     }
 
-    /// A gateway says what it dislikes before it closes.
+    /// A gateway sends an `error` with the cause before it closes.
     fn closed(&mut self, code: Option<u16>) -> HelloError {
         match self.error.take() {
             Some((token, words)) if &*token == "bad_hello" => HelloError::BadHello(words),
@@ -338,30 +338,30 @@ async fn part(carrier: &mut dyn Carrier) {
     let _ = tokio::time::timeout(PATIENCE, farewell).await;
 }
 
-/// Why a session did not come to be.
+/// Why a session could not be opened.
 #[derive(Debug)]
 pub enum HelloError {
     /// The gateway did not answer within [`Settings::hello_timeout`].
     Timeout,
-    /// The device may not enter, or the backend failed; the reason tells which.
+    /// The device was refused, or the backend failed; see the reason.
     Refused {
         /// The gateway's reason; may be empty.
         reason: Box<str>,
-        /// What the backend says of the subscription.
+        /// The status of the subscription, from the backend.
         subscription_status: Option<Box<str>>,
     },
-    /// The gateway let the device in and has no node through which its streams could leave.
+    /// The backend accepted the device, and the gateway has no node for its streams.
     NoNode {
         /// The gateway's reason; may be empty.
         reason: Box<str>,
     },
-    /// The gateway did not take our `hello` for one; its words.
+    /// The gateway rejected the `hello` as invalid, with its message.
     BadHello(Box<str>),
     /// The gateway closed the connection instead of an answer.
     Closed {
         /// The WebSocket close code.
         code: Option<u16>,
-        /// What the gateway said before.
+        /// The last message of the gateway.
         words: Option<Box<str>>,
     },
     /// The connection failed.
@@ -400,14 +400,14 @@ pub enum ConnectionEnd {
     Gateway {
         /// The WebSocket close code.
         code: Option<u16>,
-        /// What the gateway said before.
+        /// The last message of the gateway.
         words: Option<Box<str>>,
     },
     /// The gateway answered no pings.
     KeepAlive,
-    /// The gateway took no data for the write time-out.
+    /// The gateway accepted no data for the write time-out.
     WriteTimeout,
-    /// The connection broke; in words.
+    /// The connection broke, with the cause.
     Lost(Box<str>),
 }
 

@@ -1,11 +1,11 @@
-//! Datagrams that wait.
+//! A queue of datagrams.
 
 use std::collections::VecDeque;
 
 /// Most datagrams that wait in one queue.
 pub const MAX_QUEUED_DATAGRAMS: usize = 64;
 
-/// A queue of whole datagrams. A newcomer pushes out the oldest, since who waits for datagrams wants the latest.
+/// A queue of whole datagrams. A new datagram evicts the oldest, since recent datagrams are the useful ones.
 #[derive(Debug, Default)]
 pub struct DatagramQueue {
     datagrams: VecDeque<Box<[u8]>>,
@@ -13,18 +13,18 @@ pub struct DatagramQueue {
 }
 
 impl DatagramQueue {
-    /// Whether nothing waits.
+    /// Whether the queue is empty.
     pub fn is_empty(&self) -> bool {
         self.datagrams.is_empty()
     }
 
-    /// Payload bytes that wait.
+    /// Payload bytes in the queue.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Appends a datagram, and drops as many of the oldest as it takes to stay within [`MAX_QUEUED_DATAGRAMS`]
-    /// and `max_bytes`; returns how many. The newcomer itself is always kept.
+    /// and `max_bytes`; returns how many. The new datagram is always kept.
     pub fn push(&mut self, datagram: &[u8], max_bytes: usize) -> u64 {
         let mut dropped = 0;
         while self.datagrams.len() >= MAX_QUEUED_DATAGRAMS

@@ -27,8 +27,8 @@ pub(crate) struct Mailbox {
 /// [`Connection::begin_datagrams`](crate::Connection::begin_datagrams); second wire format only.
 ///
 /// Datagrams keep their boundaries and may be lost: at most 64 datagrams and 256 KiB wait in either
-/// direction (for the owner, or while more than 256 KiB are queued for the gateway), and a newcomer
-/// pushes out the oldest. Nothing of it holds up other streams. Dropping the value closes the flow.
+/// direction (for the owner, or while more than 256 KiB are queued for the gateway), and a new one
+/// evicts the oldest. It never delays other streams. Dropping the value closes the flow.
 pub struct Datagrams {
     pub(crate) shared: Arc<Shared>,
     pub(crate) id: usize,
@@ -79,7 +79,7 @@ pub struct Displacer {
 }
 
 impl Displacer {
-    /// Gives the place back at once; the owner's next [`Datagrams::recv`] fails with these words.
+    /// Gives the place back at once; the owner's next [`Datagrams::recv`] fails with this message.
     pub fn displace(&self, words: &str) {
         if let Some(key) = self.key {
             self.shared.with(|state| state.displace(key, words));

@@ -1,4 +1,4 @@
-//! The task that moves a connection.
+//! The task that drives a connection.
 
 use crate::connection::ConnectionEnd;
 use crate::state::{Effects, State, Step};
@@ -30,7 +30,7 @@ impl Shared {
         Self { state: Mutex::new(state), changes }
     }
 
-    /// Runs `act` on the state, then wakes whom it concerns, with the lock given back.
+    /// Runs `act` on the state, then wakes the tasks concerned, after the lock is released.
     pub(crate) fn with<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let result = act(&mut state);
@@ -62,7 +62,7 @@ impl Shared {
     }
 }
 
-/// Moves the connection until it is over. One task; it holds no buffer of its own.
+/// Drives the connection to its end. One task; it holds no buffer of its own.
 pub(crate) struct Driver {
     shared: Arc<Shared>,
     sleep: Pin<Box<Sleep>>,

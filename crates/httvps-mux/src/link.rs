@@ -1,4 +1,4 @@
-//! A WebSocket that knows when its peer is gone.
+//! A WebSocket with keep-alive and a write deadline.
 
 use httvps_proto::v2::HEADER;
 use httvps_proto::{KeepAlive, KeepAliveAction, Outbox};
@@ -20,28 +20,28 @@ const MESSAGE_HEADER: usize = 8;
 /// the kernel, of whole segments, and a buffer that the pool takes back.
 pub const FLUSH_AT: usize = 2 * CHUNK;
 
-/// Why a link ends whose peer began a message and did not end it.
+/// The reason when a message of the peer was not complete in time.
 const MESSAGE_LATE: &str = "a message was not complete in time";
 
-/// Times that a link holds its peer to.
+/// The time-outs of a link.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkTiming {
-    /// A ping goes out after so long a silence; zero switches keep-alive off.
+    /// Silence after which a ping is sent; zero switches keep-alive off.
     pub keepalive_interval: Duration,
     /// Unanswered pings that end the link.
     pub keepalive_max_missed: u32,
-    /// How long queued bytes may wait without one of them being taken; zero = for ever.
+    /// How long queued bytes may wait without progress; zero = no limit.
     pub write_timeout: Duration,
 }
 
-/// Why a link is over.
+/// Why a link ended.
 #[derive(Debug)]
 pub enum LinkError {
     /// The WebSocket or what lies below it failed.
     WebSocket(ws::Error),
     /// The peer answered none of the pings.
     KeepAlive,
-    /// The peer took no byte for the write time-out.
+    /// The peer accepted no byte for the write time-out.
     WriteTimeout,
     /// A message of the peer was not complete in time. A Close is queued; flush and end.
     MessageTimeout,
@@ -69,8 +69,8 @@ impl std::error::Error for LinkError {}
 /// One message transport with keep-alive and a write deadline.
 ///
 /// The owner polls [`Self::poll_recv`] and [`Self::poll_flush`] and calls
-/// [`Self::handle_timeout`] no later than [`Self::poll_timeout`] says. Nothing is lost when a poll
-/// is given up: all state is in here.
+/// [`Self::handle_timeout`] no later than [`Self::poll_timeout`] says. All state is kept in the link,
+/// so polls are cancellation-safe.
 pub struct Link<T> {
     ws: WebSocket<T>,
     timing: LinkTiming,
@@ -81,7 +81,7 @@ pub struct Link<T> {
     written: u64,
     write_deadline: Option<Instant>,
     was_blocked: bool,
-    /// How often the peer showed that it is there.
+    /// The number of signs of life of the peer.
     signs: u32,
     /// How long a message of the peer may take; zero = for ever.
     message_timeout: Duration,
@@ -169,7 +169,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         self.ws.queue_close(CloseCode::new(code).unwrap_or(CloseCode::NORMAL), reason);
     }
 
-    /// Bytes queued and not yet taken by the kernel.
+    /// Bytes queued and not yet accepted by the kernel.
     pub fn queued(&self) -> usize {
         self.ws.queued()
     }
@@ -202,13 +202,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         self.ws.poll_shutdown(cx).map_err(LinkError::from)
     }
 
-    /// Says that the owner receives, but not all that there is: more may have come than was read, so this is no silence.
+    /// Records that the owner received only a part of what may be there, so that this does not count as silence.
     /// The time of a message that has begun runs on.
     pub fn hold_silence(&mut self, now: Instant) {
         self.keepalive.handle_received(now);
     }
 
-    /// Says that the owner does not receive for now: what is not read cannot count as silence.
+    /// Records that the owner does not receive for now, so that this does not count as silence.
     pub fn hold_keepalive(&mut self, now: Instant) {
         self.hold_silence(now);
         if self.message_deadline.take().is_some() {
@@ -233,7 +233,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Link<T> {
         times.into_iter().flatten().min()
     }
 
-    /// Pings a quiet peer (flush afterwards), or says that the link is over.
+    /// Pings a quiet peer (flush afterwards), or returns that the link has ended.
     pub fn handle_timeout(&mut self, now: Instant) -> Result<(), LinkError> {
         if self.write_deadline.is_some_and(|deadline| now >= deadline) {
             return Err(LinkError::WriteTimeout);
@@ -278,7 +278,7 @@ impl LinkOutbox<'_> {
         self.0.queue_measured(Kind::Binary, max, fill)
     }
 
-    /// Bytes queued and not yet taken by the kernel.
+    /// Bytes queued and not yet accepted by the kernel.
     pub fn queued(&self) -> usize {
         self.0.queued()
     }

@@ -1,4 +1,4 @@
-//! What the owner of a stream does with it, between two wake-ups of the driver.
+//! The operations of a stream's owner.
 
 use crate::connection::OpenError;
 use crate::link::CHUNK;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::ReadBuf;
 
 impl State {
-    /// Ready when the gateway has said whether the stream stands.
+    /// Ready when the gateway has accepted or refused the stream.
     pub(crate) fn poll_open(
         &mut self,
         id: usize,

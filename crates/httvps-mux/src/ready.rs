@@ -1,4 +1,4 @@
-//! Which streams of a session have something to do.
+//! The set of streams of a session that are ready to be polled.
 
 use futures_util::task::AtomicWaker;
 use httvps_proto::StreamKey;
@@ -64,12 +64,12 @@ impl StreamWaker {
         Arc::new(Self { ready: ready.clone(), stream, is_queued: AtomicBool::new(false) })
     }
 
-    /// Says that the stream is about to be polled: the next wake-up counts again.
+    /// Marks that the stream is about to be polled: the next wake-up lists it again.
     pub fn clear(&self) {
         self.is_queued.store(false, Ordering::Release);
     }
 
-    /// Says that the stream waits for its turn. True when it did not yet: the caller lists it. Until
+    /// Marks that the stream waits for its turn. True when it did not wait yet: the caller lists it. Until
     /// it is polled no other caller lists it, so that no stream has two turns in a round.
     pub fn claim(&self) -> bool {
         !self.is_queued.swap(true, Ordering::AcqRel)

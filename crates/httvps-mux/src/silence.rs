@@ -1,8 +1,8 @@
-//! Finding out that a path died while it is being used.
+//! Detection of a path that died while it is in use.
 
 use std::time::{Duration, Instant};
 
-/// Tells a gateway that does not answer from one that has nothing to say.
+/// Distinguishes a gateway that does not answer from one that has nothing to send.
 ///
 /// ```text
 ///         used              `after` without a byte          `patience` without a byte
@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 ///    ▲              │                (ping)            │                                  │
 ///    └──────────────┴────── anything received ─────────┴──────────────────────────────────┘
 /// ```
-/// Keep-alive needs more than a minute to give a peer up, and does it for good. This is for those
-/// who wait now, and takes nothing away: a connection that is silent is only not used for anything
-/// new. An interval of zero switches it off.
+/// Keep-alive needs more than a minute to detect a dead peer, and then ends the connection. This is
+/// faster and reversible: a silent connection is only not used for new
+/// streams. An interval of zero switches it off.
 #[derive(Debug)]
 pub(crate) struct Silence {
     after: Duration,
@@ -21,7 +21,7 @@ pub(crate) struct Silence {
     heard: Instant,
     /// The link's count of signs of life when last looked at.
     signs: u32,
-    /// Something was sent that wants an answer.
+    /// Something was sent that needs an answer.
     is_used: bool,
 }
 
@@ -33,7 +33,7 @@ enum Phase {
     Silent,
 }
 
-/// What [`Silence::step`] found.
+/// The result of [`Silence::step`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finding {
     Nothing,
@@ -41,7 +41,7 @@ pub(crate) enum Finding {
     Ask,
     /// The gateway has not answered it.
     Silent,
-    /// A silent gateway has been heard again.
+    /// Bytes of a silent gateway were received again.
     Heard,
 }
 

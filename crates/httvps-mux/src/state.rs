@@ -1,4 +1,4 @@
-//! What a connection is between two wake-ups of its driver.
+//! The state of a connection, shared by its driver and its owners.
 
 use crate::carrier::Carrier;
 use crate::connection::{ConnectionEnd, OpenError, Settings};
@@ -41,9 +41,9 @@ pub(crate) struct State {
     is_abandoned: bool,
     /// An `open` was refused for want of room in the queue.
     has_refused_open: bool,
-    /// Where to go on in the message that the carrier holds, when a turn has ended inside it.
+    /// The position to continue from in the message that the carrier holds, after a turn ended inside it.
     pub(crate) unread: Option<usize>,
-    /// What the gateway last said about the session.
+    /// The last `error` of the gateway about the session.
     pub(crate) last_error: Option<Box<str>>,
     /// Which of the local connections that the driver carries have woken up.
     pub(crate) ready: Arc<Ready>,
@@ -64,14 +64,14 @@ pub(crate) struct Effects {
     pub(crate) has_work: bool,
     /// Streams to be woken.
     pub(crate) wakes: Vec<Waker>,
-    /// Those who watch the connection are to be told.
+    /// The watchers of the connection are to be notified.
     pub(crate) has_changed: bool,
 }
 
 /// `Open → Closing → Over`; the end is known from `Closing` on.
 enum Phase {
     Open,
-    /// The close frame is on its way or has come.
+    /// A Close frame was sent or received.
     Closing {
         end: Arc<ConnectionEnd>,
         until: Instant,
@@ -408,14 +408,14 @@ impl State {
         Poll::Pending
     }
 
-    /// Ends the connection without a word to the peer, who could not be reached anyway.
+    /// Ends the connection without a Close frame, since the peer cannot be reached.
     pub(crate) fn finish(&mut self, end: ConnectionEnd) {
         self.table.fail_all(&StreamFailure::of_connection(&end), &mut self.effects.wakes);
         self.phase = Phase::Over(Arc::new(end));
         self.effects.has_changed = true;
     }
 
-    /// Gives the connection back to the system.
+    /// Closes the connection.
     pub(crate) fn over(&mut self) -> Step {
         self.carrier = None;
         self.scratch = Vec::new();

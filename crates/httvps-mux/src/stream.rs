@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// delivered, and the stream stays readable until the target ends it.
 ///
 /// Dropping the stream closes it at the gateway, after everything that was written; with bytes
-/// unread it is reset in the second wire format. All methods are cancel safe.
+/// unread it is reset in the second wire format. All methods are cancellation-safe.
 pub struct Stream {
     pub(crate) shared: Arc<Shared>,
     pub(crate) id: usize,
@@ -44,7 +44,7 @@ impl Stream {
         self.shared.with(|state| state.wire.has_half_close())
     }
 
-    /// Drops the stream as one that broke: in the second wire format the target sees a reset and
+    /// Aborts the stream: in the second wire format the target sees a reset and
     /// not the end of what was sent. In JSON the same as dropping it.
     pub fn reset(self) {
         self.shared.with(|state| state.table.slot(self.id).is_broken_off = true);
@@ -92,7 +92,7 @@ impl fmt::Debug for Stream {
     }
 }
 
-/// What is said of a gateway that does not answer.
+/// The message for a gateway that does not answer.
 pub(crate) const SILENT: &str = "the gateway does not answer; the path to it may have been lost";
 
 /// Why a stream failed.
@@ -100,7 +100,7 @@ pub(crate) const SILENT: &str = "the gateway does not answer; the path to it may
 pub struct StreamFailure {
     /// The reason that the gateway named; None when it named none that this version knows.
     pub end: Option<StreamEnd>,
-    /// The failure in plain words, at most 256 characters.
+    /// The message, at most 256 characters.
     pub words: Box<str>,
 }
 
@@ -157,7 +157,7 @@ impl fmt::Display for StreamFailure {
 
 impl std::error::Error for StreamFailure {}
 
-/// A text of the gateway, fit to be shown: at most 256 bytes of it, control characters replaced.
+/// A text of the gateway, made safe to print: at most 256 bytes of it, control characters replaced.
 pub(crate) fn plain(words: &str) -> Box<str> {
     let words = &words[..words.floor_char_boundary(256)];
     words.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()

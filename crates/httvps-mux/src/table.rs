@@ -37,7 +37,7 @@ pub(crate) struct Slot {
     pub(crate) key: Option<StreamKey>,
     pub(crate) progress: Progress,
     pub(crate) is_write_shut: bool,
-    /// Its owner broke off: the target must not take what it got for everything.
+    /// Its owner aborted: the target must be able to tell that data is missing.
     pub(crate) is_broken_off: bool,
     pub(crate) chunks: Chunks,
     /// Of a flow of datagrams: what waits in it.
@@ -46,7 +46,7 @@ pub(crate) struct Slot {
     pub(crate) carried: Option<Box<Carried>>,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// A writer without credit.
+    /// The waker of a writer without credit.
     indebted: Option<Waker>,
 }
 
@@ -114,7 +114,7 @@ impl Table {
         self.slot_of(key)?.carried.as_deref_mut()
     }
 
-    /// How a stream in the driver's hands uses the session.
+    /// The traffic class of a stream that the driver serves.
     pub(crate) fn pace(&mut self, key: StreamKey) -> Pace {
         self.carried(key).map_or(Pace::default(), |carried| carried.pace)
     }
@@ -160,12 +160,12 @@ impl Table {
         self.by_key.contains_key(&key)
     }
 
-    /// Whether the stream of this key waits for the gateway's word.
+    /// Whether the stream of this key waits for the gateway's answer.
     pub(crate) fn is_opening(&mut self, key: StreamKey) -> bool {
         self.slot_of(key).is_some_and(|slot| slot.progress == Progress::Opening)
     }
 
-    /// Notes that the gateway sends no more on a stream that is not over.
+    /// Records that the gateway has finished its half of an open stream.
     pub(crate) fn finish(&mut self, key: StreamKey, wakes: &mut Vec<Waker>) {
         if let Some(slot) = self.slot_of(key) {
             slot.progress = Progress::Eof;
@@ -240,7 +240,7 @@ impl Table {
         wakes.extend(undecided.filter_map(|(_, slot)| slot.reader.take()));
     }
 
-    /// Notes how a stream ended; what has arrived stays readable.
+    /// Records how a stream ended; what has arrived stays readable.
     pub(crate) fn end(&mut self, key: StreamKey, progress: Progress, wakes: &mut Vec<Waker>) {
         if let Some(slot) = self.slot_of(key) {
             slot.end(progress, wakes);
@@ -348,7 +348,7 @@ impl Slot {
         register(&mut self.indebted, waker);
     }
 
-    /// Gives the local connection back to its owner, who sees to how it ends.
+    /// Returns the local connection to its owner, which closes it.
     pub(crate) fn hand_back(&mut self) {
         if let Some(carried) = self.carried.take() {
             carried.hand_back(None);

@@ -10,25 +10,25 @@ const BULK_READ: usize = 4 * 1024;
 /// Turns of interactive streams after which a bulk stream that waits has one.
 const IN_A_ROW: u8 = 16;
 
-/// How a stream uses the session, as far as its last read shows.
+/// The traffic class of a stream, derived from its last read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Pace {
     /// Small pieces now and then; latency matters.
     #[default]
     Interactive,
-    /// As much as goes.
+    /// Bulk transfer; throughput matters.
     Bulk,
 }
 
 impl Pace {
-    /// The pace that a read of `bytes` shows.
+    /// The class after a read of `bytes`.
     pub const fn of_read(bytes: usize) -> Self {
         if bytes < BULK_READ { Self::Interactive } else { Self::Bulk }
     }
 }
 
 /// Streams that wait, in the order of their turns: interactive ones first, but for one bulk stream
-/// after every 16 of them. Among its like each stream waits for those before it only.
+/// after every 16 of them. Within its class each stream waits only for those before it.
 #[derive(Debug, Default)]
 pub struct Turns {
     interactive: VecDeque<StreamKey>,
@@ -37,8 +37,8 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Puts a stream behind its like. It must not wait already: a stream that stands here twice has
-    /// twice its share, and one more place for each time that it wakes up.
+    /// Appends a stream to the line of its class. It must not wait already: a stream that is here twice would have
+    /// twice its share.
     pub fn push(&mut self, stream: StreamKey, pace: Pace) {
         debug_assert!(!self.interactive.contains(&stream) && !self.bulk.contains(&stream));
         match pace {

@@ -11,8 +11,8 @@ use httvps_proto::{StreamEnd, StreamKey};
 use std::time::Instant;
 
 impl State {
-    /// Takes the frames of the message that has arrived, from `at` on, as far as the turn goes; a gateway that breaks the
-    /// protocol loses the connection.
+    /// Handles the frames of the received message from `at` on, within the turn; a violation of the protocol by the gateway
+    /// ends the connection.
     pub(crate) fn handle_frames(&mut self, at: usize, work: &mut Work, now: Instant) {
         match self.try_handle_frames(at, work, now) {
             Ok(unread) => self.unread = unread,
@@ -28,7 +28,7 @@ impl State {
         self.begin_closing(ConnectionEnd::Lost(words.into()), false, now);
     }
 
-    /// Gives where to go on when the turn is over, or when answers pile up.
+    /// Returns the position to continue from when the turn ends, or when too many answers are queued.
     fn try_handle_frames(
         &mut self,
         at: usize,
@@ -93,7 +93,7 @@ impl State {
         }
     }
 
-    /// Asks for the round trip now and then: the windows grow by it.
+    /// Measures the round trip periodically, since the windows depend on it.
     pub(crate) fn measure(&mut self, now: Instant) {
         if let (Some(carrier), Wire::V2(v2)) = (&mut self.carrier, &mut self.wire) {
             carrier.outbox().frames(|frames| v2.session.ping_when_due(now, frames));
@@ -101,7 +101,7 @@ impl State {
     }
 }
 
-/// What a RESET means to the holder of the stream.
+/// The end of a stream for its owner, from the code of a RESET.
 fn ended(code: ResetCode, words: &str, is_opening: bool) -> Progress {
     if is_opening && matches!(code, ResetCode::Limit | ResetCode::GoingAway) {
         return Progress::NoPlace;

@@ -143,7 +143,7 @@ impl Wire {
         }
     }
 
-    /// Gives a stream up whose owner is gone. What was written is delivered.
+    /// Closes a stream whose owner dropped it. What was written is delivered.
     pub(crate) fn close(&mut self, stream: StreamKey, out: &mut LinkOutbox<'_>) {
         match self {
             Self::Json(session) => {
@@ -165,7 +165,7 @@ impl Wire {
         }
     }
 
-    /// Notes that the reader of a stream took bytes.
+    /// Records that the reader of a stream consumed bytes.
     pub(crate) fn consumed(
         &mut self,
         stream: StreamKey,

@@ -1,4 +1,4 @@
-//! How much a session does in one turn of its task.
+//! The bound on the work of a session in one turn of its task.
 
 use httvps_proto::v2::Event;
 
@@ -6,12 +6,12 @@ use httvps_proto::v2::Event;
 /// so. Received bytes and the work on them have a turn each.
 pub const TURN: usize = 512 * 1024;
 
-/// The same of a client's, which has few others to wait for it.
+/// The same for a client, which shares its threads with few other sessions.
 pub(crate) const CLIENT_TURN: usize = 2 * 1024 * 1024;
 
-/// What is left of a turn, counted in bytes that are moved. Other things take as many bytes as cost about as much.
+/// The rest of a turn, in bytes that are moved. Other operations count as the number of bytes that cost about the same.
 ///
-/// Work in messages or frames would be none: a message may hold a hundred thousand frames, and a frame may cost a call of
+/// A bound in messages or frames would not hold: a message may hold a hundred thousand frames, and a frame may cost a call of
 /// the system or next to nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Work {
@@ -50,12 +50,12 @@ impl Work {
         then.left - self.left < TURN / 2
     }
 
-    /// Takes the cost of something that was done.
+    /// Subtracts the cost of an operation.
     pub const fn spend(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes);
     }
 
-    /// Takes the cost of a frame of the second format.
+    /// Subtracts the cost of a frame of the second format.
     pub const fn spend_frame(&mut self, event: &Event<'_>) {
         let more = match event {
             Event::Data { data, .. } | Event::Datagram { data, .. } => Self::CALL + data.len(),

@@ -1,4 +1,4 @@
-//! An authenticated session at work.
+//! An authenticated session.
 
 mod binary;
 mod busy;
@@ -56,7 +56,8 @@ thread_local! {
 /// A session with its link, its streams and its timers.
 ///
 /// Bounds, per session: queued towards the client `max_session_queue_bytes` plus one payload and
-/// 64 KiB of answers and those to one frame, since the queue is checked before each frame; waiting for upstreams `max_stream_queue_bytes` a stream and
+/// 64 KiB of answers and the answers to one frame (the queue is checked before each frame), and meanwhile
+/// the rest of one message; waiting for upstreams `max_stream_queue_bytes` a stream and
 /// `max_session_queue_bytes` in all, plus one message; datagrams in both directions
 /// `max_session_queue_bytes` in all, plus two datagrams for each of their streams.
 pub(super) struct Active {
@@ -84,7 +85,7 @@ pub(super) struct Active {
     busy: Busy,
     /// Turns in a row that ended before what there was to do.
     cut_turns: u8,
-    /// Where to go on in the message that the link holds, when a turn has ended inside it.
+    /// The position to continue from in the message that the link holds, after a turn ended inside it.
     unread: Option<usize>,
     /// Closed streams whose last bytes are still being delivered.
     delivering: Arc<Delivering>,
@@ -107,7 +108,7 @@ struct Traffic {
     streams: u64,
 }
 
-/// What a session has from its begin.
+/// What a session gets at its start.
 pub(super) struct Entry {
     pub(super) place: Place,
     pub(super) connector: Arc<dyn Connector>,
@@ -246,7 +247,7 @@ impl Active {
         }
     }
 
-    /// Does what the gateway told all sessions to do.
+    /// Carries out an order of the gateway.
     fn follow(&mut self, order: Order) -> Result<(), SessionEnd> {
         if order >= Order::Announce && !self.is_announced {
             self.is_announced = true;
@@ -291,8 +292,8 @@ impl Active {
         Ok(has_moved)
     }
 
-    /// Whether another message may be taken: not while answers pile up, nor while upstreams have
-    /// more waiting for them than they may.
+    /// Whether another message or frame may be handled: not while the queue of answers, or that of an upstream, is
+    /// at its bound.
     fn may_read(&self) -> bool {
         let config = &self.gateway.config;
         if self.link.queued() >= config.max_session_queue_bytes + ANSWER_ROOM {

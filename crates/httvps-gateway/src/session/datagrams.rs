@@ -1,4 +1,4 @@
-//! One stream of datagrams: a socket that talks to one target, and a queue in each direction.
+//! One stream of datagrams: a socket that is connected to one target, and a queue in each direction.
 
 use super::relay::{Turn, end_of_dial};
 use httvps_egress::{DatagramDial, DatagramSocket, DatagramUpstream, end_of_datagram_error};
@@ -18,7 +18,7 @@ const MAX_QUEUE_BYTES: usize = 256 * 1024;
 /// Datagrams and bytes towards the client in one turn of a stream: as much as a stream of bytes moves.
 const TURN_DATAGRAMS: usize = 16;
 const TURN_BYTES: usize = 16 * 1024;
-/// A stream to a name server is a question and its answer, so it need not stay as long as others.
+/// Idle time-out for streams to a name server, which carry one query and its answer.
 const DNS_PORT: u16 = 53;
 const DNS_IDLE: Duration = Duration::from_secs(17);
 

@@ -76,9 +76,9 @@ labels! {
         Busy = "busy",
     }
 
-    /// What became of a handshake that reached the backend's verdict.
+    /// The result of a handshake that reached the backend's verdict.
     HandshakeResult, "result" {
-        /// The device was let in.
+        /// The device was admitted.
         Accepted = "accepted",
         /// The device was refused.
         Rejected = "rejected",
@@ -104,7 +104,7 @@ labels! {
         Other = "other",
     }
 
-    /// Where a handshake ended that never came to a verdict.
+    /// The phase in which a handshake without a verdict ended.
     HandshakePhase, "phase" {
         /// In the TLS handshake.
         Tls = "tls",
@@ -112,7 +112,7 @@ labels! {
         Http = "http",
         /// Before a whole, valid `hello`.
         Hello = "hello",
-        /// While the backend was asked: the client went.
+        /// While the backend was asked: the client disconnected.
         Backend = "backend",
     }
 
@@ -126,7 +126,7 @@ labels! {
         KeepAlive = "keepalive",
         /// A message of the client was not complete in time.
         MessageTimeout = "message_timeout",
-        /// The client took no byte for too long.
+        /// The client accepted no byte for too long.
         WriteTimeout = "write_timeout",
         /// The client broke the rules of WebSocket.
         ProtocolError = "protocol_error",
@@ -134,13 +134,13 @@ labels! {
         MessageTooBig = "message_too_big",
         /// The client caused too many errors.
         ErrorFlood = "error_flood",
-        /// The gateway shuts down.
+        /// The gateway drains.
         Drain = "drain",
         /// TLS failed after the handshake.
         TlsError = "tls_error",
     }
 
-    /// A limit that bit; each value is the key of the setting.
+    /// A limit that applied; each value is the key of the setting.
     Limit, "limit" {
         /// Streams of a session.
         Streams = "max_streams_per_session",
@@ -232,7 +232,7 @@ labels! {
         Drain = "drain_timeout",
     }
 
-    /// What kept a request for the WebSocket's path from being an upgrade.
+    /// What a request for the WebSocket's path lacked for an upgrade.
     MissingUpgrade, "missing" {
         /// Its method is not `GET`.
         Method = "method",
@@ -246,7 +246,7 @@ labels! {
         Body = "body",
     }
 
-    /// The way of a datagram.
+    /// The direction of a datagram.
     Direction, "direction" {
         /// From a client to a target.
         In = "in",
@@ -254,13 +254,13 @@ labels! {
         Out = "out",
     }
 
-    /// Who gave a session its node, or why it has none.
+    /// The source of a session's node, or why it has none.
     Assignment, "result" {
         /// The backend.
         Backend = "backend",
         /// The pool.
         Pool = "pool",
-        /// The backend or the pool has no node to give.
+        /// The backend or the pool has no node.
         NoneAvailable = "none_available",
         /// The backend failed.
         BackendError = "backend_error",
@@ -268,9 +268,9 @@ labels! {
         BadKey = "bad_key",
     }
 
-    /// What came of a dial to a node.
+    /// The result of a dial to a node.
     NodeDial, "result" {
-        /// It stood.
+        /// It succeeded.
         Ok = "ok",
         /// It was refused, or there is no way there.
         Failed = "failed",
@@ -278,7 +278,7 @@ labels! {
         Timeout = "timeout",
     }
 
-    /// What came of a probe of a node.
+    /// The result of a probe of a node.
     NodeProbe, "result" {
         /// The probe's target answered through the node.
         Ok = "ok",
@@ -290,7 +290,7 @@ labels! {
         WrongKey = "wrong_key",
     }
 
-    /// What came of a reload of the certificate.
+    /// The result of a reload of the certificate.
     ReloadResult, "result" {
         /// The new certificate is in use.
         Replaced = "replaced",

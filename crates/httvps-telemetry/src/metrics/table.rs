@@ -76,13 +76,13 @@ families! {
     target_queue: Gauge = "httvps_gateway_target_queue_bytes";
     /// Bytes that wait until clients take them: frames of what targets sent, and answers.
     client_queue: Gauge = "httvps_gateway_client_queue_bytes";
-    /// What windows have grown by, of `GATEWAY_WINDOW_BUDGET_BYTES`.
+    /// Bytes by which windows have grown, of `GATEWAY_WINDOW_BUDGET_BYTES`.
     window_growth: Gauge = "httvps_gateway_window_growth_bytes";
-    /// Handshakes that came to a verdict, by what became of them.
+    /// Handshakes with a verdict, by result.
     handshakes: Counts<HandshakeResult> = "httvps_gateway_handshakes_total";
     /// Time from accept to the verdict in seconds.
     handshake_duration: Histogram = "httvps_gateway_handshake_duration_seconds";
-    /// Failed backend requests, by what went wrong.
+    /// Failed backend requests, by cause.
     backend_errors: Counts<BackendErrorCode> = "httvps_gateway_backend_errors_total";
     /// Payload bytes from clients.
     bytes_in: Counter = "httvps_gateway_bytes_in_total";
@@ -90,7 +90,7 @@ families! {
     bytes_out: Counter = "httvps_gateway_bytes_out_total";
     /// Devices that were refused, by reason; a subset of the rejected handshakes' causes.
     refusals: Counts<RefusalReason> = "httvps_gateway_refusals_total";
-    /// Connections that ended before a verdict, by how far they had come.
+    /// Connections that ended before a verdict, by phase.
     handshake_failures: Counts<HandshakePhase> = "httvps_gateway_handshake_failures_total";
     /// Time of a backend request in seconds.
     backend_request_duration: Histogram = "httvps_gateway_backend_request_duration_seconds";
@@ -103,7 +103,7 @@ families! {
     datagrams_dropped: Counts<Direction> = "httvps_gateway_datagrams_dropped_total";
     /// Sessions that ended, by reason.
     session_ends: Counts<SessionEnd> = "httvps_gateway_session_ends_total";
-    /// How often a limit bit, by the key of its setting.
+    /// How often a limit applied, by the key of its setting.
     limits_hit: Counts<Limit> = "httvps_gateway_limits_hit_total";
     /// Error frames that clients caused, by code.
     client_errors: Counts<ClientErrorCode> = "httvps_gateway_client_errors_total";
@@ -111,8 +111,8 @@ families! {
     connections: Counter = "httvps_gateway_connections_total";
     /// Connections that are open, with or without a session.
     open_connections: Gauge = "httvps_gateway_open_connections";
-    /// Sessions that asked for a node, at their begin or to replace one that fails, by who gave
-    /// it or why there was none.
+    /// Sessions that asked for a node, at their start or to replace a failing one, by its source
+    /// or the reason why there was none.
     outline_assignments: Counts<Assignment> = "httvps_gateway_outline_assignments_total";
     /// Sessions that moved to another node because theirs failed or was removed.
     outline_moves: Counter = "httvps_gateway_outline_moves_total";
@@ -134,7 +134,7 @@ families! {
     outline_bytes_out: PerNode<Counter> = "httvps_gateway_outline_bytes_out_total";
     /// Probes of a node, by result.
     outline_probes: CountsPerNode<NodeProbe> = "httvps_gateway_outline_probes_total";
-    /// Requests for the WebSocket's path that were no upgrade, by what was missing: a proxy in front may not pass it on.
+    /// Requests for the WebSocket's path that were not an upgrade, by what was missing: a proxy in front may not pass it on.
     not_upgraded: Counts<MissingUpgrade> = "httvps_gateway_not_upgraded_total";
     /// Reloads of the certificate, by result.
     certificate_reloads: Counts<ReloadResult> = "httvps_gateway_certificate_reloads_total";
