@@ -127,6 +127,36 @@ fn table<const N: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::{Frame, decode};
+
+    /// The type of a frame as its row has it; a new variant does not compile until it is named here.
+    fn type_of(frame: &Frame<'_>) -> &'static str {
+        match frame {
+            Frame::Hello(_) => "hello",
+            Frame::AuthResult(_) => "auth_result",
+            Frame::StreamOpen { .. } => "stream_open",
+            Frame::StreamOpened { .. } => "stream_opened",
+            Frame::StreamData { .. } => "stream_data",
+            Frame::StreamClose { .. } => "stream_close",
+            Frame::Ping => "ping",
+            Frame::Pong => "pong",
+            Frame::Error { .. } => "error",
+            Frame::GoAway { .. } => "go_away",
+            Frame::Unknown { .. } => "*anything else*",
+        }
+    }
+
+    #[test]
+    fn every_row_of_frames_is_a_type_that_the_decoder_knows() {
+        for (name, ..) in FRAMES {
+            let message = format!(
+                r#"{{"type":"{name}","device_id":"d","token":"t","stream_id":"s","data":""}}"#
+            );
+            let mut scratch = Vec::new();
+            let frame = decode(message.as_bytes(), &mut scratch).unwrap();
+            assert_eq!(type_of(&frame), name);
+        }
+    }
 
     #[test]
     fn every_code_stands_on_the_page_once() {

@@ -102,3 +102,22 @@ fn kind<T>(value: &T) -> u64 {
 fn choice(input: &[u8]) -> (u8, &[u8]) {
     input.split_first().map_or((0, input), |(first, rest)| (*first, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run;
+
+    /// The vectors and the corpus of `testdata/` as they are: an input that once led to a finding is
+    /// in the corpus, so that a plain `cargo test` sees the finding come back.
+    #[test]
+    fn every_seed_keeps_the_rules_of_its_decoder() {
+        for name in NAMES {
+            let mut decoder = by_name(name).expect("each name has a decoder");
+            let seeds = decoder.seeds().len().max(1) as u64;
+            if let Some(finding) = run::run(&mut *decoder, seeds, 1).finding {
+                panic!("{name}: {}: {:02x?}", finding.message, finding.input);
+            }
+        }
+    }
+}
