@@ -36,7 +36,7 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
-/// Appends the header of a target. An IPv6 address that stands for an IPv4 one is sent as the latter.
+/// Appends the header of a target. An IPv4-mapped IPv6 address is sent as IPv4.
 pub fn encode(target: &Target, out: &mut Vec<u8>) {
     match &target.host {
         Host::Ip(address) => match address.to_canonical() {
@@ -59,7 +59,7 @@ pub fn encode(target: &Target, out: &mut Vec<u8>) {
     out.extend_from_slice(&target.port.to_be_bytes());
 }
 
-/// Length of the header at the front of `bytes`; `None` when its length cannot be told yet. The header itself may be
+/// Length of the header at the front of `bytes`; `None` while its length is unknown. The header itself may be
 /// longer than `bytes`.
 pub fn header_len(bytes: &[u8]) -> Result<Option<usize>, AddressError> {
     match *bytes {
@@ -72,7 +72,7 @@ pub fn header_len(bytes: &[u8]) -> Result<Option<usize>, AddressError> {
     }
 }
 
-/// Where a datagram came from, as the node says.
+/// The source of a datagram, as reported by the node.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Source {
     /// Absent when the node gave a name.

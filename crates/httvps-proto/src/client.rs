@@ -21,7 +21,7 @@ pub struct ClientSession {
     state: State,
     streams: Streams,
     next_id: u64,
-    /// What the gateway allows; the founding page's default until it says otherwise.
+    /// The limit that the gateway announced; until then the default of the founding page.
     max_streams: Option<usize>,
     has_open_ack: bool,
     has_v2: bool,
@@ -35,14 +35,14 @@ enum State {
     Over,
 }
 
-/// What a message of the gateway means for the client.
+/// The event of a message from the gateway.
 #[derive(Debug, PartialEq)]
 pub enum ClientInput<'m> {
     /// Nothing to do.
     Nothing,
     /// The answer to `hello`; when not allowed, the gateway closes the connection next.
     Authenticated(AuthResult<'m>),
-    /// The upstream of a stream stands (only with the capability `open_ack`).
+    /// The upstream of a stream is connected (only with the capability `open_ack`).
     Opened(StreamKey),
     /// Payload for a stream.
     Data {
@@ -67,7 +67,7 @@ pub enum ClientInput<'m> {
     Error {
         /// The code.
         code: Cow<'m, str>,
-        /// Plain words.
+        /// A message for people.
         words: Cow<'m, str>,
         /// The reason, a token.
         reason: Option<Cow<'m, str>>,
@@ -103,7 +103,7 @@ impl ClientSession {
         Self::default()
     }
 
-    /// Takes one text message, which must be UTF-8. `scratch` holds the payload of a data frame.
+    /// Handles one text message, which must be UTF-8. `scratch` holds the payload of a data frame.
     pub fn handle_text<'m>(
         &mut self,
         message: &'m [u8],
@@ -250,7 +250,7 @@ impl ClientSession {
         self.has_v2
     }
 
-    /// Whether the gateway announces that a stream's upstream stands.
+    /// Whether the gateway announces that a stream's upstream is connected.
     pub fn has_open_ack(&self) -> bool {
         self.has_open_ack
     }

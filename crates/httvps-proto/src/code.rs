@@ -31,7 +31,7 @@ impl ErrorCode {
         Self::OutlineUnavailable,
     ];
 
-    /// The code as it stands on the wire.
+    /// The code on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::BadHello => "bad_hello",
@@ -61,7 +61,7 @@ macro_rules! stream_ends {
                 match self { $(Self::$name => $token,)+ }
             }
 
-            /// The end in plain words, for `message`.
+            /// The text for `message`.
             pub const fn words(self) -> &'static str {
                 match self { $(Self::$name => $words,)+ }
             }
@@ -130,7 +130,7 @@ impl StreamRefusal {
     pub const ALL: [Self; 5] =
         [Self::Limit, Self::OpenRate, Self::Duplicate, Self::Unknown, Self::IdTooLong];
 
-    /// The code of the `error` that says so.
+    /// The code of the `error` that reports it.
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::IdTooLong => ErrorCode::BadStream,
@@ -149,7 +149,7 @@ impl StreamRefusal {
         }
     }
 
-    /// The refusal in plain words, for `message`.
+    /// The text for `message`.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Limit => "the session has as many streams as it may have",

@@ -1,10 +1,10 @@
-//! What goes in and out of a gateway's session.
+//! Events and verdicts of a gateway's session.
 
 use crate::json::Hello;
 use crate::{CloseCause, ErrorCode, StreamKey, StreamRefusal};
 use std::borrow::Cow;
 
-/// What a message of the client asks of the gateway.
+/// The event of a message from the client.
 #[derive(Debug, PartialEq)]
 pub enum Input<'m> {
     /// Nothing; it was answered or needs no answer.
@@ -42,21 +42,21 @@ pub enum Input<'m> {
     Fatal(CloseCause),
 }
 
-/// What the backend said of a `hello`.
+/// The backend's verdict on a `hello`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// The device may enter.
     Allowed {
         /// The new session's UUID.
         session_id: &'a str,
-        /// What the backend says of the subscription.
+        /// The status of the subscription, from the backend.
         subscription_status: Option<&'a str>,
     },
     /// The device may not enter, or the backend failed.
     Refused {
         /// Why, for the client.
         reason: &'a str,
-        /// What the backend says of the subscription.
+        /// The status of the subscription, from the backend.
         subscription_status: Option<&'a str>,
     },
     /// The device may enter, but there is no way out for its streams: an `error`

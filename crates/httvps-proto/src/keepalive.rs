@@ -20,7 +20,7 @@ pub struct KeepAlive {
     due: Instant,
 }
 
-/// What [`KeepAlive::handle_timeout`] wants done.
+/// The action that [`KeepAlive::handle_timeout`] requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeepAliveAction {
     /// Nothing yet; ask again at [`KeepAlive::poll_timeout`].
@@ -48,7 +48,7 @@ impl KeepAlive {
         (!self.interval.is_zero()).then_some(self.due)
     }
 
-    /// Says what is due at `now`.
+    /// Returns the action that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) -> KeepAliveAction {
         if self.interval.is_zero() || now < self.due {
             return KeepAliveAction::Wait;

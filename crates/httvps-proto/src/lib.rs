@@ -35,7 +35,7 @@ pub use session::Session;
 pub use streams::StreamKey;
 pub use target::{Host, Target, TargetError};
 
-/// Capability: the gateway answers a `stream_open` with `stream_opened` once the upstream stands.
+/// Capability: the gateway answers a `stream_open` with `stream_opened` once the upstream is connected.
 pub const CAPABILITY_OPEN_ACK: &str = "open_ack";
 /// Capability: the gateway announces a drain with `go_away` before it closes the connection.
 pub const CAPABILITY_GO_AWAY: &str = "go_away";

@@ -1,4 +1,4 @@
-//! What one session may use.
+//! The limits of one session.
 
 /// Limits of one session. The defaults are those of docs/reference/settings.md.
 #[derive(Debug, Clone)]
@@ -7,7 +7,7 @@ pub struct Limits {
     pub max_streams: usize,
     /// `stream_open` frames a second; 0 = no limit.
     pub max_stream_opens_per_second: u32,
-    /// `stream_open` frames that may come at once before the rate holds.
+    /// `stream_open` frames of one burst above the rate.
     pub max_stream_open_burst: u32,
     /// `error` frames a second that one client may cause; 0 = no limit.
     pub max_errors_per_second: u32,

@@ -1,6 +1,6 @@
 //! Where a session puts the messages it wants sent.
 
-/// Takes whole messages for the peer.
+/// Accepts complete messages for the peer.
 ///
 /// The length is given before the bytes so that a carrier can write its own header first and let
 /// the frame be encoded straight into the outgoing buffer, without a copy in between.

@@ -74,7 +74,7 @@ pub fn codes_markdown() -> String {
     page
 }
 
-/// What a code says, and what becomes of the session.
+/// The meaning of a code, and its effect on the session.
 const fn meaning(code: ErrorCode) -> (&'static str, &'static str) {
     match code {
         ErrorCode::BadHello => ("the first message was not a valid `hello`", "closes (1008)"),

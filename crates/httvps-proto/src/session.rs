@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// One session as the gateway sees it: what may come next, and which streams are open.
+/// The state of one session at the gateway: the messages that are valid next, and the open streams.
 ///
 /// ```text
 ///              hello                 Verdict::Allowed
@@ -58,7 +58,7 @@ impl Session {
         Self { limits, phase: Phase::Handshake }
     }
 
-    /// Takes one text message, which must be UTF-8. The payload of a data frame is at the front of
+    /// Handles one text message, which must be UTF-8. The payload of a data frame is at the front of
     /// `scratch` afterwards.
     ///
     /// While the session waits for a verdict the carrier must keep messages to itself.
@@ -82,7 +82,7 @@ impl Session {
         }
     }
 
-    /// Takes one binary message, which the founding protocol does not have.
+    /// Handles one binary message, which the founding protocol does not allow.
     pub fn handle_binary(&mut self, now: Instant, out: &mut impl Outbox) -> Input<'static> {
         const WORDS: &str = "frames are JSON in text messages";
         match &mut self.phase {
@@ -192,7 +192,7 @@ impl Session {
         }
     }
 
-    /// Tells a client that asked for it that the stream's upstream stands.
+    /// Sends `stream_opened` to a client with `open_ack`: the stream's upstream is connected.
     pub fn opened(&mut self, stream: StreamKey, out: &mut impl Outbox) {
         if let Phase::Active(active) = &self.phase
             && active.accepted.open_ack
@@ -216,7 +216,7 @@ impl Session {
         }
     }
 
-    /// Ends a stream from the gateway's side and tells the client how: `stream_close` when the
+    /// Ends a stream from the gateway's side and notifies the client: `stream_close` when the
     /// target finished, an `error` about the stream otherwise. False when there is no such stream.
     pub fn end(&mut self, stream: StreamKey, end: StreamEnd, out: &mut impl Outbox) -> bool {
         let Phase::Active(active) = &mut self.phase else {
@@ -242,7 +242,7 @@ impl Session {
         active.streams.remove(stream)
     }
 
-    /// Takes a stream back whose target turned out to be malformed (`bad_stream`).
+    /// Refuses a stream after its open because its target is malformed (`bad_stream`).
     pub fn refuse_target(
         &mut self,
         now: Instant,
@@ -253,7 +253,7 @@ impl Session {
         self.take_back(now, stream, (ErrorCode::BadStream, "bad_target"), words, out)
     }
 
-    /// Takes a stream back for which the gateway has no place beyond what this session is bounded by.
+    /// Refuses a stream after its open because of a limit beyond those of this session.
     pub fn refuse_open(
         &mut self,
         now: Instant,

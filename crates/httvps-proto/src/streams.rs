@@ -27,7 +27,7 @@ impl StreamKey {
 pub(crate) struct Streams {
     by_id: HashMap<Arc<str>, StreamKey>,
     entries: Slab<Entry>,
-    /// The stream looked up last: bulk transfers ask for the same one again and again.
+    /// The stream looked up last: bulk transfers look up the same one repeatedly.
     recent: Option<StreamKey>,
     /// The streams that were taken from the peer last: frames about them may be on their way.
     taken: VecDeque<Taken>,
@@ -53,7 +53,7 @@ pub(crate) enum Crossing {
 #[derive(Debug)]
 struct Entry {
     id: Arc<str>,
-    /// The id as it stands inside a JSON string, where that differs.
+    /// The id escaped for a JSON string, where that differs.
     escaped: Option<Box<str>>,
 }
 
@@ -96,7 +96,7 @@ impl Streams {
         self.recent
     }
 
-    /// The id as it stands inside a JSON string.
+    /// The id escaped for a JSON string.
     pub(crate) fn wire_id(&self, key: StreamKey) -> Option<&str> {
         self.entries.get(key.index()).map(Entry::wire)
     }
@@ -114,7 +114,7 @@ impl Streams {
         }
     }
 
-    /// Remembers that the peer was told, or is being told, that this stream is not open.
+    /// Records that the peer was notified that this stream is not open.
     pub(crate) fn note_taken(&mut self, id: &str) {
         let hash = self.forget_taken(id);
         if self.taken.len() == Self::MAX_TAKEN {

@@ -34,7 +34,7 @@ pub enum Host {
     Ip(IpAddr),
 }
 
-/// Why a text is not a target. `Display` says what is wrong and what is accepted.
+/// Why a text is not a target. `Display` has the fault and what is accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TargetError {
     /// More than 255 bytes: host, colon and port together.
@@ -53,7 +53,7 @@ pub enum TargetError {
     BadLabel,
     /// Ends in a number like an IPv4 address but is none.
     BadIpv4,
-    /// An IPv6 address without its brackets: it cannot be told where the port begins.
+    /// An IPv6 address without its brackets: the beginning of the port is ambiguous.
     UnbracketedIpv6,
     /// The text in brackets is not an IPv6 address.
     BadIpv6,
@@ -62,7 +62,7 @@ pub enum TargetError {
 }
 
 impl Target {
-    /// Reads `host:port`; an IPv6 address stands in brackets: `[2001:db8::1]:443`.
+    /// Reads `host:port`; an IPv6 address is in brackets: `[2001:db8::1]:443`.
     pub fn parse(text: &str) -> Result<Self, TargetError> {
         if text.len() > MAX_TARGET_LEN {
             return Err(TargetError::TooLong);
@@ -135,7 +135,7 @@ impl FromStr for Host {
 }
 
 impl fmt::Display for Host {
-    /// The host as it stands in a target: an IPv6 address in brackets.
+    /// The host as written in a target: an IPv6 address in brackets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => f.write_str(name),

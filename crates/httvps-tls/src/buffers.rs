@@ -35,7 +35,7 @@ fn fresh_area() -> Vec<u8> {
     area
 }
 
-/// Gives an area back. One too many is freed, and so is what is no area, and everything while the thread ends and its
+/// Returns an area. One too many is freed, and so is what is no area, and everything while the thread ends and its
 /// pool is gone.
 pub(crate) fn give_back_area(area: Vec<u8>) {
     if area.len() != AREA_LEN {

@@ -13,7 +13,7 @@ pub(super) enum Engine {
     Client(UnbufferedClientConnection),
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Something was done; call again.

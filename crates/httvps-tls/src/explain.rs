@@ -1,4 +1,4 @@
-//! TLS and certificate trouble in plain words.
+//! Explanations of TLS and certificate errors.
 
 use rustls::{AlertDescription, CertificateError, Error};
 use rustls_pki_types::ServerName;
@@ -8,12 +8,12 @@ use super::facts::Date;
 /// Most names of a certificate that an error repeats.
 const MAX_NAMES: usize = 8;
 
-/// What is wrong with a server's certificate. Each kind has its own remedy.
+/// Faults of a server's certificate. Each kind has its own remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateFault {
     /// Its last day has gone.
     Expired,
-    /// Its first day has not come.
+    /// It is not valid yet.
     NotYetValid,
     /// No authority that is trusted has issued it.
     UnknownIssuer,
@@ -44,7 +44,7 @@ pub enum CertificateFault {
 }
 
 impl CertificateFault {
-    /// What is wrong, as a sentence about *the server's certificate*.
+    /// The fault, as a sentence about *the server's certificate*.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Expired => "the server's certificate has expired",
@@ -164,7 +164,7 @@ fn unnamed_fault(error: &webpki::Error) -> CertificateFault {
     }
 }
 
-/// Says in plain words what is wrong, if it is something a person can act on.
+/// Explains an error that a person can act on.
 pub fn explain(error: &Error) -> Option<String> {
     Some(match error {
         Error::InvalidCertificate(problem) => explain_certificate(problem),

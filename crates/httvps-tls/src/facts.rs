@@ -1,4 +1,4 @@
-//! What stands in a certificate: its names and its dates.
+//! The names and dates of a certificate.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -28,12 +28,12 @@ pub struct CertFacts {
     pub not_after: i64,
 }
 
-/// What is wrong with the dates of a certificate, now or soon.
+/// A problem with the dates of a certificate, now or soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DateProblem {
     /// Its last day has gone: no client accepts it.
     Expired,
-    /// Its first day has not come: no client accepts it.
+    /// It is not valid yet: no client accepts it.
     NotYetValid,
     /// It has less than 14 days left, and less than a third of its life.
     ExpiresSoon,

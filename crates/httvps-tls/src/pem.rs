@@ -27,7 +27,7 @@ pub struct PemError {
     problem: PemProblem,
 }
 
-/// What is wrong with a PEM file.
+/// The fault of a PEM file.
 #[derive(Debug)]
 enum PemProblem {
     /// It cannot be read, is too large, or is UTF-16.

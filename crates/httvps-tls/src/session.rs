@@ -61,7 +61,7 @@ impl Kernel {
     }
 }
 
-/// What [`Session::open`] came to.
+/// The result of [`Session::open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// The next record waits for room.
@@ -70,7 +70,7 @@ pub(super) enum Step {
     Paused,
     /// The next record has not arrived in full.
     NeedMore,
-    /// The peer has sent `close_notify`; what follows it does not count.
+    /// The peer has sent `close_notify`; later bytes are ignored.
     Closed,
 }
 

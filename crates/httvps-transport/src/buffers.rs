@@ -50,7 +50,7 @@ pub(crate) fn take_store() -> Vec<u8> {
     pop(&STORE_POOL).unwrap_or_else(|| Vec::with_capacity(RESERVED))
 }
 
-/// Gives a store back. One that has shrunk or grown is freed.
+/// Returns a store. One that has shrunk or grown is freed.
 pub(crate) fn give_back_store(store: Vec<u8>) {
     if store.capacity() == RESERVED {
         push(&STORE_POOL, POOLED, store);
@@ -62,7 +62,7 @@ pub(crate) fn take() -> Vec<u8> {
     pop(&BUFFER_POOL).unwrap_or_else(|| Vec::with_capacity(RESERVED))
 }
 
-/// Gives a buffer back. One that has shrunk or grown is freed.
+/// Returns a buffer. One that has shrunk or grown is freed.
 pub(crate) fn give_back(mut buffer: Vec<u8>) {
     if buffer.capacity() == RESERVED {
         buffer.clear();

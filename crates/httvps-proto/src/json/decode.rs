@@ -17,16 +17,16 @@ pub enum Frame<'m> {
     Hello(Hello<'m>),
     /// `auth_result`, the gateway's answer to `hello`.
     AuthResult(super::AuthResult<'m>),
-    /// `stream_open`; the target is not looked into here, since a test upstream takes anything.
+    /// `stream_open`; the target is not validated here, since a test upstream accepts any.
     StreamOpen {
         /// The id that the client chose.
         stream_id: Cow<'m, str>,
-        /// Where the stream goes, `host:port`.
+        /// The target, `host:port`.
         target: Option<Cow<'m, str>>,
     },
     /// `stream_opened`, the positive answer of the capability `open_ack`.
     StreamOpened {
-        /// The stream whose upstream stands.
+        /// The stream whose upstream is connected.
         stream_id: Cow<'m, str>,
     },
     /// `stream_data` with its payload decoded.
@@ -51,7 +51,7 @@ pub enum Frame<'m> {
     Error {
         /// One of the error codes.
         code: Cow<'m, str>,
-        /// Plain words.
+        /// A message for people.
         message: Option<Cow<'m, str>>,
         /// The stream it is about (an addition to the founding page).
         stream_id: Option<Cow<'m, str>>,
@@ -75,9 +75,9 @@ pub enum Frame<'m> {
 /// The fields of `hello`. The token is never printed: this type has no `Debug` of it.
 #[derive(PartialEq, Eq)]
 pub struct Hello<'m> {
-    /// Who wants to enter.
+    /// The id of the device.
     pub device_id: Cow<'m, str>,
-    /// What proves it.
+    /// The token of the device.
     pub token: Cow<'m, str>,
     /// The client's program and version.
     pub client_version: Option<Cow<'m, str>>,
@@ -93,7 +93,7 @@ impl fmt::Debug for Hello<'_> {
     }
 }
 
-/// What is wrong with a message.
+/// Why a message is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bad {
     /// Not a frame at all: `bad_frame`.

@@ -13,7 +13,7 @@ pub struct AuthResult<'a> {
     /// The session's UUID, when allowed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_id: Option<Cow<'a, str>>,
-    /// What the backend says of the subscription.
+    /// The status of the subscription, from the backend.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subscription_status: Option<Cow<'a, str>>,
     /// Why not, when not allowed.
@@ -101,7 +101,7 @@ pub fn stream_open(out: &mut impl Outbox, stream_id: &str, target: Option<&str>)
     frame(out, "stream_open", Fields { stream_id, target });
 }
 
-/// `stream_opened`; the id is given as it stands inside a JSON string.
+/// `stream_opened`; the id is already escaped for a JSON string.
 pub fn stream_opened(out: &mut impl Outbox, wire_id: &str) {
     parts(out, &["{\"type\":\"stream_opened\",\"stream_id\":\"", wire_id, "\"}"]);
 }
@@ -168,7 +168,7 @@ pub fn stream_data(out: &mut impl Outbox, wire_id: &str, payload: &[u8]) {
     });
 }
 
-/// The text as it stands inside a JSON string, when that differs from the text.
+/// The text escaped for a JSON string, when that differs from the text.
 pub(crate) fn escaped(text: &str) -> Option<Box<str>> {
     if !text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
         return None;

@@ -28,7 +28,7 @@ impl<T> Field<T> {
     }
 }
 
-/// Takes the next value into a field; a key that comes twice makes the whole frame ambiguous.
+/// Reads the next value into a field; a repeated key makes the whole frame ambiguous.
 pub(super) fn set<'de, T, A>(field: &mut Field<T>, map: &mut A) -> Result<(), A::Error>
 where
     A: MapAccess<'de>,

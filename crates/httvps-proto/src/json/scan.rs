@@ -15,7 +15,7 @@ pub(super) struct Fields<'m> {
 
 /// Reads `{"type":"…","stream_id":"…","data":"…"}` in any order and with any white space.
 ///
-/// None: not of that simple form; the full parser has the word. The message must be UTF-8.
+/// None: not of that simple form; the full parser decides. The message must be UTF-8.
 pub(super) fn scan(message: &[u8]) -> Option<Fields<'_>> {
     let mut fields = Fields::default();
     let mut rest = expect(skip_space(message), b'{')?;

@@ -1,4 +1,4 @@
-//! What all sessions of a process may promise beyond their first credit.
+//! The budget of window growth that all sessions of a process share, beyond their initial credit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ pub struct Budget {
     device: Option<Arc<Share>>,
 }
 
-/// What the sessions of one device have of a budget.
+/// The share of one device in a budget.
 #[derive(Debug)]
 struct Share {
     max: usize,
@@ -28,13 +28,13 @@ struct Share {
 /// The bound that let a window grow by less than it wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scarce {
-    /// What all sessions may have together.
+    /// The bound of all sessions together.
     Process,
-    /// What the sessions of one device may have.
+    /// The bound of the sessions of one device.
     Device,
 }
 
-/// The part of what is left that one session of a shared budget may have.
+/// The fraction of the rest that one session of a shared budget may have.
 const SHARE: usize = 4;
 
 /// The same of the sessions of one device.

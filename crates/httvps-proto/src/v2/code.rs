@@ -92,7 +92,7 @@ impl ResetCode {
     }
 }
 
-/// The code that tells a peer of an end; None for the one that is a FINISH.
+/// The code of a RESET for an end; None for the end that is a FINISH.
 impl TryFrom<StreamEnd> for ResetCode {
     type Error = ();
 

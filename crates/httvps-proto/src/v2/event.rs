@@ -1,17 +1,17 @@
-//! What comes in and out of a [`Session`](super::Session): limits, events, violations.
+//! Limits, events and violations of a [`Session`](super::Session).
 
 use super::{BadFrame, Kind, ResetCode};
 use std::fmt;
 use std::time::Duration;
 
-/// What one session may use.
+/// The limits of one session.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Streams open at once. Default 8.
     pub max_streams: usize,
-    /// OPEN frames a second that a gateway takes; 0 = no limit. Default 200.
+    /// OPEN frames a second that a gateway accepts; 0 = no limit. Default 200.
     pub max_opens_per_second: u32,
-    /// OPEN frames that may come at once before the rate holds. Default 500.
+    /// OPEN frames of one burst above the rate. Default 500.
     pub max_open_burst: u32,
     /// Bytes that the window of one stream may grow to. Default 16 MiB.
     pub max_stream_window: u32,
@@ -56,7 +56,7 @@ pub enum Violation {
 }
 
 impl Violation {
-    /// A few plain words; also the reason of the WebSocket Close 1002.
+    /// A short text; also the reason of the WebSocket Close 1002.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Frame(bad) => bad.words(),
@@ -86,7 +86,7 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// What a frame means for the owner of the session.
+/// The event of a frame for the owner of the session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'m> {
     /// Nothing: it was answered, crossed with the end of its stream, or is of a later version.
@@ -95,7 +95,7 @@ pub enum Event<'m> {
     Open {
         /// The new stream.
         stream: u32,
-        /// What it carries.
+        /// Its kind.
         kind: Kind,
         /// The target as the client wrote it; empty when it named none.
         target: &'m str,
@@ -137,7 +137,7 @@ pub enum Event<'m> {
     GoAway(GoneAway<'m>),
 }
 
-/// What a `GO_AWAY` says.
+/// The contents of a `GO_AWAY`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GoneAway<'m> {
     /// Why.

@@ -6,7 +6,7 @@ use std::fmt;
 /// Types from here on are skipped by a receiver that does not know them.
 const SKIPPED: u8 = 0x80;
 
-/// Who sent a message.
+/// The sender of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The device.
@@ -25,7 +25,7 @@ impl Side {
     }
 }
 
-/// What a stream carries.
+/// The kind of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -81,7 +81,7 @@ pub enum BadFrame {
 }
 
 impl BadFrame {
-    /// A few plain words; also the reason of the WebSocket Close 1002.
+    /// A short text; also the reason of the WebSocket Close 1002.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Truncated => "message ends inside a frame",
@@ -104,7 +104,7 @@ impl std::error::Error for BadFrame {}
 
 /// The frames of one message, decoded one by one without allocation.
 ///
-/// Ends after the first error: what follows a bad frame means nothing.
+/// Ends after the first error: the rest of the message is ignored.
 #[derive(Debug, Clone)]
 pub struct Frames<'m> {
     rest: &'m [u8],
@@ -117,7 +117,7 @@ impl<'m> Frames<'m> {
         Self { rest: message, sender }
     }
 
-    /// What follows the last frame that was decoded; nothing after an error.
+    /// The bytes after the last decoded frame; none after an error.
     pub const fn rest(&self) -> &'m [u8] {
         self.rest
     }
@@ -139,7 +139,7 @@ impl<'m> Iterator for Frames<'m> {
     }
 }
 
-/// Decodes the frame at the front; returns it and what follows it.
+/// Decodes the first frame; returns it and the rest.
 fn decode(bytes: &[u8], sender: Side) -> Result<(Frame<'_>, &[u8]), BadFrame> {
     let (header, rest) = bytes.split_first_chunk::<HEADER>().ok_or(BadFrame::Truncated)?;
     let [kind, a, b, c, id @ ..] = *header;
@@ -155,7 +155,7 @@ fn decode(bytes: &[u8], sender: Side) -> Result<(Frame<'_>, &[u8]), BadFrame> {
     Ok((body(kind, stream, payload).ok_or(BadFrame::BadValue)?, rest))
 }
 
-/// What the header of a type may say.
+/// The values that the header of a type may have.
 struct Shape {
     lengths: std::ops::RangeInclusive<usize>,
     /// Whether a stream must be named (or must not be); None = either.

@@ -23,7 +23,7 @@ pub use session::Session;
 pub const HEADER: usize = 8;
 /// Largest payload of a DATA frame, and of a frame that is skipped, in bytes.
 pub const MAX_DATA: usize = 65_536;
-/// Largest payload of a DATAGRAM frame, in bytes: what fits into one IPv4 packet.
+/// Largest payload of a DATAGRAM frame, in bytes: that of one IPv4 packet.
 pub const MAX_DATAGRAM: usize = 65_507;
 /// Longest target in OPEN, in bytes.
 pub const MAX_TARGET: usize = 262;

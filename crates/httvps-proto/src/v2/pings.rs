@@ -24,7 +24,7 @@ pub(super) struct Pings {
     next: u64,
     shortest: Option<Duration>,
     latest: Duration,
-    /// When the next is due, and the pause behind it; None before the first.
+    /// When the next is due, and the pause after it; None before the first.
     due: Option<(Instant, Duration)>,
 }
 

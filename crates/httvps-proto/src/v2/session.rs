@@ -40,7 +40,7 @@ pub struct Session {
     window: Window,
     /// Sum of the streams' windows.
     promised: u64,
-    /// What of it is above their first credit.
+    /// The part of it above the initial credit.
     grown: u64,
     /// What of the window's growth the budget has again although it is still promised: see [`Self::rest`].
     returned: u32,
@@ -82,7 +82,7 @@ impl Session {
         }
     }
 
-    /// Takes one frame of the peer.
+    /// Handles one frame of the peer.
     pub fn handle_frame<'m>(
         &mut self,
         now: Instant,
@@ -251,7 +251,7 @@ impl Session {
         Ok(stream)
     }
 
-    /// Gateway: says that the far socket is open. Only the first call for a stream has an effect.
+    /// Gateway: sends OPENED. Only the first call for a stream has an effect.
     pub fn opened(&mut self, stream: u32, out: &mut Vec<u8>) {
         let unopened = self.streams.get_mut(&stream).filter(|known| !known.is_opened);
         if let Some(known) = unopened {
@@ -352,8 +352,8 @@ impl Session {
         }
     }
 
-    /// Says that the next hop of a stream took bytes of [`Event::Data`], and grants new credit when
-    /// enough of it has come together. Without effect on a stream that is over.
+    /// Records that the next hop of a stream took bytes of [`Event::Data`], and grants new credit when
+    /// enough of it has come together. No effect on a stream that is over.
     pub fn consumed(&mut self, stream: u32, bytes: usize, now: Instant, out: &mut Vec<u8>) {
         let Some(known) = self.streams.get_mut(&stream) else {
             return;

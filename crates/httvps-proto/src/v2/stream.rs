@@ -111,7 +111,7 @@ impl Stream {
     }
 }
 
-/// What a window is to fit.
+/// The conditions that a window has to fit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Path {
     /// The shortest round trip that was measured.
@@ -122,7 +122,7 @@ pub(super) struct Path {
     pub(super) is_beside_small: bool,
 }
 
-/// What [`Stream::measure`] saw.
+/// The result of [`Stream::measure`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Measured {
     /// The size that the window should at least have.

@@ -1,4 +1,4 @@
-//! Credit: what may still be sent, and what the peer may still send.
+//! Credit in both directions of a stream.
 
 use super::MAX_CREDIT;
 

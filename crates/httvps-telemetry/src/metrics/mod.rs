@@ -99,7 +99,7 @@ impl Metrics {
         OpenConnection(self.clone())
     }
 
-    /// Counts a handshake that came to a verdict.
+    /// Counts a handshake with a verdict.
     pub fn handshake(&self, result: HandshakeResult) {
         self.handshakes.inc(result);
     }
@@ -120,7 +120,7 @@ impl Metrics {
     }
 
     /// Notes a backend request: how long it took, and the code of its failure, which may say that a
-    /// limit bit.
+    /// limit applied.
     pub fn backend_request(&self, duration: Duration, failure: Option<BackendErrorCode>) {
         self.backend_request_duration.observe(duration.as_secs_f64());
         if let Some(code) = failure {
@@ -151,7 +151,7 @@ impl Metrics {
         self.session_ends.inc(end);
     }
 
-    /// Counts that a limit bit.
+    /// Counts that a limit applied.
     pub fn limit_hit(&self, limit: Limit) {
         self.limits_hit.inc(limit);
     }
