@@ -51,7 +51,10 @@ pub fn clap_args(command: Command) -> Command {
             .help(format!("{} {origins}", first_sentence(&setting.description())))
             .long_help(format!("{} {origins}", setting.description()))
             .hide_short_help(!COMMON.contains(&setting.key));
-        Some(flag)
+        Some(match setting.alias() {
+            Some(alias) => flag.visible_alias(alias.flag.as_str()),
+            None => flag,
+        })
     });
     command.arg(config).args(flags).next_help_heading("Options")
 }

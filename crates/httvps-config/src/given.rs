@@ -78,7 +78,7 @@ impl Sources {
     /// Sets a setting as its flag would, by its YAML key; the last call for a key holds. An unknown
     /// key is ignored.
     pub fn with(mut self, key: &str, value: impl Into<OsString>) -> Self {
-        if let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) {
+        if let Some(setting) = Setting::of_key(key) {
             self.flags.insert(0, (setting.key, value.into()));
         }
         self
@@ -125,13 +125,14 @@ fn unknown_variable(name: &OsStr) -> Option<String> {
     let name = name.to_string_lossy();
     // Of an env file that begins with the mark, the first variable has it in its name.
     let bare = httvps_text::without_mark_str(&name);
-    if bare.len() < name.len() && SETTINGS.iter().any(|setting| setting.env == bare) {
+    if bare.len() < name.len() && SETTINGS.iter().any(|setting| setting.has_variable(bare)) {
         return Some(format!(
             "{bare} has a byte-order mark before its name and is ignored; save the file that it is from as UTF-8 without one"
         ));
     }
     let ours = name.starts_with("GATEWAY_") || name.starts_with("BACKEND_");
-    let known = name == CONFIG_PATH_ENV || SETTINGS.iter().any(|setting| setting.env == name);
+    let known =
+        name == CONFIG_PATH_ENV || SETTINGS.iter().any(|setting| setting.has_variable(&name));
     if !ours || known || is_service_link(&name) {
         return None;
     }
@@ -197,13 +198,25 @@ impl Given<'_> {
             let text = utf8(value, setting, &place)?;
             return Ok(Some(Found { text, source: Source::Flag, place }));
         }
-        if let Some(value) = self.sources.variable(setting.env) {
-            let text = httvps_text::without_mark_str(utf8(value, setting, setting.env)?);
-            return Ok(Some(Found { text, source: Source::Env, place: setting.env.to_owned() }));
+        let alias = setting.alias().map(|alias| alias.env.as_str());
+        let value = self.sources.variable(setting.env);
+        let by_alias = alias.and_then(|alias| Some((alias, self.sources.variable(alias)?)));
+        let variable = match (value, by_alias) {
+            (Some(_), Some((alias, _))) => return Err(twice(setting.env, alias)),
+            (value, by_alias) => value.map(|value| (setting.env, value)).or(by_alias),
+        };
+        if let Some((name, value)) = variable {
+            let text = httvps_text::without_mark_str(utf8(value, setting, name)?);
+            return Ok(Some(Found { text, source: Source::Env, place: name.to_owned() }));
         }
         let found = self.document.get(setting).filter(|(text, _)| !text.is_empty());
         Ok(found.map(|(text, place)| Found { text, source: Source::Yaml, place }))
     }
+}
+
+/// A setting has one value: which of its names counts would be a guess.
+fn twice(name: &str, alias: &str) -> ConfigError {
+    ConfigError::new(name, &format!("is another name of {alias}, which is set too"), "one of them")
 }
 
 fn utf8<'a>(value: &'a OsStr, setting: &Setting, place: &str) -> Result<&'a str, ConfigError> {

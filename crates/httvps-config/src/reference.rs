@@ -13,7 +13,8 @@ edit.
 A setting is looked for in this order: flag, environment, YAML file, default. An empty value counts as none. The YAML
 file is named by `--config` or `GATEWAY_CONFIG_PATH`, is at most 1 MiB, and holds one mapping of the keys below; an
 unknown or repeated key is an error. An unknown `GATEWAY_…` or `BACKEND_…` variable is a warning. Where one setting
-must not exceed another, a default gives way to what was set; two that were both set and clash are an error.
+must not exceed another, a default gives way to what was set; two that were both set and clash are an error. Settings of
+exit nodes have a second name each (`outline_…` and `pool_…`, of every kind of node); both in one place are an error.
 `httvps gateway --check` prints every setting as it would be used and where it came from, with secrets hidden.
 
 - Durations are those of Go: `300ms`, `1m30s`, `1.5h`; units `ns`, `us`, `ms`, `s`, `m`, `h`; a bare number other than
@@ -45,6 +46,10 @@ fn section(page: &mut String, setting: &Setting) {
     };
     let _ = writeln!(page, "| environment | flag | default | accepted |\n|---|---|---|---|");
     let _ = writeln!(page, "| `{}` | {flag} | {default} | {} |", setting.env, setting.accepted());
+    if let Some(alias) = setting.alias() {
+        let _ =
+            writeln!(page, "\nOther names: `{}`, `{}`, `--{}`.", alias.key, alias.env, alias.flag);
+    }
 }
 
 const EXAMPLE_INTRODUCTION: &str = "\

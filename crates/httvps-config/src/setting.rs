@@ -34,6 +34,28 @@ pub struct Setting {
 static FLAGS: LazyLock<Vec<String>> =
     LazyLock::new(|| super::SETTINGS.iter().map(|setting| setting.key.replace('_', "-")).collect());
 
+/// A second name of a setting, in each of the places where it may be set.
+#[derive(Debug)]
+pub struct Alias {
+    /// The key in YAML.
+    pub key: String,
+    /// The environment variable.
+    pub env: String,
+    /// The flag without its dashes.
+    pub flag: String,
+}
+
+/// The settings of exit nodes are named after the first kind of node; they are of every kind, so each has a second name.
+static ALIASES: LazyLock<Vec<Option<Alias>>> = LazyLock::new(|| {
+    let alias = |setting: &Setting| {
+        let rest = setting.key.strip_prefix("outline_")?;
+        let key = format!("pool_{rest}");
+        let env = format!("GATEWAY_{}", key.to_uppercase());
+        Some(Alias { flag: key.replace('_', "-"), key, env })
+    };
+    super::SETTINGS.iter().map(alias).collect()
+});
+
 impl Setting {
     /// The flag without its dashes, such as `listen-addr`; secrets have none.
     pub fn flag(&self) -> Option<&'static str> {
@@ -42,6 +64,25 @@ impl Setting {
         }
         let index = super::SETTINGS.iter().position(|setting| setting.key == self.key)?;
         FLAGS.get(index).map(String::as_str)
+    }
+
+    /// The second name, if there is one.
+    pub fn alias(&self) -> Option<&'static Alias> {
+        let index = super::SETTINGS.iter().position(|setting| setting.key == self.key)?;
+        ALIASES.get(index)?.as_ref()
+    }
+
+    /// The setting of a YAML key, or of the key of an alias.
+    pub(super) fn of_key(key: &str) -> Option<&'static Self> {
+        let has = |setting: &&Self| {
+            setting.key == key || setting.alias().is_some_and(|alias| alias.key == key)
+        };
+        super::SETTINGS.iter().find(has)
+    }
+
+    /// Whether an environment variable is this setting's.
+    pub(super) fn has_variable(&self, name: &str) -> bool {
+        self.env == name || self.alias().is_some_and(|alias| alias.env == name)
     }
 
     /// What is accepted, with the range and the meaning of zero.

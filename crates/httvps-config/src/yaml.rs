@@ -193,10 +193,17 @@ impl<'de> Visitor<'de> for Root<'_> {
         let reading = self.0;
         while let Some(key) = map.next_key::<Spanned<String>>()? {
             let line = key.referenced.line();
-            let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key.value) else {
+            let Some(setting) = Setting::of_key(&key.value) else {
                 reading.wrong = Some(unknown(&key.value, &reading.file, line));
                 return Err(A::Error::custom("unknown setting"));
             };
+            // The parser knows of the same key twice only.
+            if let Some(first) = reading.entries.iter().find(|one| one.setting.key == setting.key) {
+                let place = place(&key.value, &reading.file, line);
+                let problem = format!("sets again what line {} sets", first.line);
+                reading.wrong = Some(ConfigError::new(&place, &problem, "one of the two names"));
+                return Err(A::Error::custom("a setting by two names"));
+            }
             reading.current = Some(setting);
             let text = if setting.list {
                 map.next_value::<List>()?.0

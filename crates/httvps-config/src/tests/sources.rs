@@ -167,3 +167,40 @@ fn flags_come_from_the_command_line_in_groups() {
     assert!(short.contains("--upstream-mode") && !short.contains("--max-handshakes"), "{short}");
     assert!(short.lines().count() < 60, "{} lines", short.lines().count());
 }
+
+/// Settings of exit nodes have two names in each place; two values for one setting are refused.
+#[test]
+fn a_setting_of_nodes_is_taken_by_its_second_name() {
+    let second = Duration::from_secs(1);
+    let dial_timeout = |sources: &Sources| load(sources).outline_dial_timeout;
+    let file = yaml("pool_dial_timeout: 1s");
+    assert_eq!(dial_timeout(&required().with_file(file.path())), second);
+    assert_eq!(dial_timeout(&required().with_env("GATEWAY_POOL_DIAL_TIMEOUT", "1s")), second);
+    assert_eq!(dial_timeout(&required().with("pool_dial_timeout", "1s")), second);
+    let over_file =
+        required().with_file(file.path()).with_env("GATEWAY_OUTLINE_DIAL_TIMEOUT", "2s");
+    assert_eq!(dial_timeout(&over_file), 2 * second);
+
+    let both = yaml("outline_dial_timeout: 1s\npool_dial_timeout: 1s");
+    let text = error(&required().with_file(both.path()));
+    assert!(text.contains("pool_dial_timeout") && text.contains("what line 1 sets"), "{text}");
+    let both = required()
+        .with_env("GATEWAY_POOL_DIAL_TIMEOUT", "1s")
+        .with_env("GATEWAY_OUTLINE_DIAL_TIMEOUT", "1s");
+    assert!(error(&both).contains("GATEWAY_POOL_DIAL_TIMEOUT"));
+    let wrong = error(&required().with_env("GATEWAY_POOL_DIAL_TIMEOUT", "soon"));
+    assert!(wrong.starts_with("GATEWAY_POOL_DIAL_TIMEOUT: "), "{wrong}");
+    let (_, warnings) = Config::load(&required().with_env("GATEWAY_POOL_COOLDOWN", "1s")).unwrap();
+    assert!(!warnings.iter().any(|warning| warning.contains("POOL")), "{warnings:?}");
+}
+
+#[test]
+fn a_flag_has_its_second_name() {
+    let command = clap_args(clap::Command::new("gateway"));
+    let matches = command.get_matches_from(["gateway", "--pool-cooldown", "9s"]);
+    let sources = Sources::from_process(&matches)
+        .with_env("GATEWAY_TLS_CERT_PATH", "/c.pem")
+        .with_env("GATEWAY_TLS_KEY_PATH", "/k.pem")
+        .with_env("BACKEND_BASE_URL", "http://backend:8000");
+    assert_eq!(load(&sources).outline_cooldown, Duration::from_secs(9));
+}
