@@ -384,7 +384,8 @@ settings! {
             range "16MiB" to "16384GiB",
             zero "the smallest limit of the control groups, or else the host's memory";
 
-        /// Percent of the memory budget above which newcomers are refused; those who are in stay.
+        /// Percent of the memory budget above which the largest connections that are no sessions yet are closed, and newcomers
+        /// are refused; sessions stay.
         memory_refuse_percent: u32 as Whole, env GATEWAY_MEMORY_REFUSE_PERCENT, default "95",
             range "10" to "100";
 

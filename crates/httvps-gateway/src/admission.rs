@@ -140,7 +140,12 @@ impl Admission {
                 return Ok(());
             };
             let victim = match table.largest() {
-                Some((ticket, bytes)) if bytes > BASE_BYTES => Some(ticket),
+                // For want of memory a newcomer does not take the place of a handshake of ordinary size.
+                Some((ticket, bytes))
+                    if bytes > BASE_BYTES && (!is_memory || bytes - BASE_BYTES >= more) =>
+                {
+                    Some(ticket)
+                }
                 // Short of memory, and no connection holds more than a new one does: the newcomer is refused.
                 _ if is_memory && more > 0 => None,
                 _ => table.oldest_of_busiest(),
@@ -367,6 +372,8 @@ mod tests {
         assert_eq!(enter(&admission, "192.0.2.3").err(), Some(Limit::Memory), "between two looks");
         assert!(newcomer.is_alive());
         admission.set_room(i64::try_from(BASE_BYTES).unwrap());
+        newcomer.half_open.hold(BASE_BYTES / 2);
+        assert_eq!(enter(&admission, "192.0.2.3").err(), Some(Limit::Memory));
         newcomer.half_open.hold(BASE_BYTES);
         assert!(enter(&admission, "192.0.2.3").is_ok(), "the largest goes for it");
         assert!(!newcomer.is_alive());

@@ -19,8 +19,8 @@ pub(crate) struct Public;
 /// [`admin::exposed`](crate::admin::exposed) and nowhere else.
 pub(crate) struct Admin;
 
-/// A path and what answers there. `Visibility` is [`Public`] or [`Admin`]: a table holds routes of one kind, so that no
-/// admin route becomes public by being added to the wrong one.
+/// A path and what answers there. `Visibility` is [`Public`] or [`Admin`]: a table holds routes of one kind, and what
+/// serves a table says by its type which kind it serves.
 pub(crate) struct Route<Visibility> {
     path: fn(&Config) -> Option<&str>,
     answer: fn(&Context, &Request<Incoming>) -> Answer,

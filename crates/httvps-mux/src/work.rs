@@ -47,7 +47,9 @@ impl Work {
 
     /// Whether less than half a turn was spent since `then`.
     pub const fn is_within_half_since(self, then: Self) -> bool {
-        then.left - self.left < TURN / 2
+        let turn = if then.left < TURN { then.left } else { TURN };
+        // Rounded up, so that a turn that has begun moves something.
+        then.left - self.left < turn.div_ceil(2)
     }
 
     /// Subtracts the cost of an operation.
@@ -97,5 +99,11 @@ mod tests {
         assert!(!work.is_within_half_since(begun) && !work.is_spent());
         work.spend(TURN);
         assert!(work.is_spent());
+        // A short turn has a half of its own: else its streams would leave nothing to the client.
+        let (begun, mut work) = (Work::of_turn(TURN / 4), Work::of_turn(TURN / 4));
+        work.spend(TURN / 8);
+        assert!(!work.is_within_half_since(begun) && !work.is_spent());
+        let last = Work::of_turn(1);
+        assert!(last.is_within_half_since(last));
     }
 }

@@ -319,7 +319,10 @@ impl State {
             Err(error) => return Poll::Ready(Err(self.fail(error))),
         };
         if taken == 0 {
-            return Poll::Ready(Err(self.end_of_key()));
+            let error = self.end_of_key();
+            // Best effort: what the socket does not take leaves with a later write or flush.
+            let _ = self.poll_drain(io, cx);
+            return Poll::Ready(Err(error));
         }
         cipher.commit(length);
         self.outbound = cipher;
