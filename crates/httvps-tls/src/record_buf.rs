@@ -1,5 +1,7 @@
 //! Bytes in transit that a connection keeps between two polls.
 
+use zeroize::Zeroize;
+
 use crate::buffers;
 
 /// Fewer bytes than this are copied into an allocation of their own rather than that an area of
@@ -121,7 +123,7 @@ impl RecordBuf {
 
     /// Gives up the bytes and the storage. What was opened there is wiped; cipher text is not.
     pub(super) fn release(&mut self) {
-        self.bytes[..self.plain_end].fill(0);
+        self.bytes[..self.plain_end].zeroize();
         self.plain_end = 0;
         buffers::give_back_area(std::mem::take(&mut self.bytes));
         (self.start, self.end) = (0, 0);

@@ -389,7 +389,7 @@ impl Session {
 
 /// Records that may be sealed under one key of `suite`: 2^24 of AES-GCM, which keep an attacker's advantage below 2^-60;
 /// ChaCha20-Poly1305 has no limit that could be reached.
-fn confidentiality_limit(suite: SupportedCipherSuite) -> u64 {
+pub(super) fn confidentiality_limit(suite: SupportedCipherSuite) -> u64 {
     match suite {
         SupportedCipherSuite::Tls12(suite) => suite.common.confidentiality_limit,
         SupportedCipherSuite::Tls13(suite) => suite.common.confidentiality_limit,

@@ -17,6 +17,8 @@ use crate::buffers::AREA_LEN;
 #[path = "../tests/peers/pki.rs"]
 mod pki;
 
+mod keys;
+
 use pki::Pki;
 
 /// Type and content of a record.
@@ -117,54 +119,6 @@ async fn a_record_that_is_too_long_is_refused_at_its_header() {
 }
 
 #[tokio::test]
-async fn a_key_of_1_3_is_replaced_before_its_limit() {
-    let pki = Pki::new();
-    let data = vec![7; 300_000];
-    let mut received = vec![0; data.len()];
-    for limit in 2..6 {
-        let (mut ours, mut theirs) = we_serve(&pki, &TLS13).await;
-        ours.state().session.limit_records(limit);
-        for _ in 0..2 {
-            ours.write_all(&data).await.unwrap();
-            ours.flush().await.unwrap();
-            theirs.read_exact(&mut received).await.unwrap();
-            assert!(received == data);
-        }
-        let (mut server, mut client) = both(&pki).await;
-        client.state().session.limit_records(limit);
-        client.write_all(&data).await.unwrap();
-        client.shutdown().await.unwrap();
-        received.clear();
-        server.read_to_end(&mut received).await.unwrap();
-        assert!(received == data);
-    }
-}
-
-#[tokio::test]
-async fn a_key_of_1_2_at_its_limit_ends_the_stream() {
-    let pki = Pki::new();
-    let (mut ours, mut theirs) = we_serve(&pki, &TLS12).await;
-    let data = vec![7; 200_000];
-    // One record of the handshake, three of data, and one for the alert.
-    ours.state().session.limit_records(5);
-    let mut received = vec![0; 3 * record::FRAGMENT_MAX];
-    assert_eq!(ours.write(&data).await.unwrap(), received.len());
-    ours.flush().await.unwrap();
-    theirs.read_exact(&mut received).await.unwrap();
-    assert!(received == data[..received.len()]);
-    for _ in 0..2 {
-        let error = ours.write(&data).await.unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
-    }
-    // What is on its way to us still arrives.
-    theirs.write_all(b"an answer").await.unwrap();
-    theirs.flush().await.unwrap();
-    ours.read_exact(&mut received[..9]).await.unwrap();
-    ours.shutdown().await.unwrap();
-    assert_eq!(theirs.read(&mut [0; 10]).await.unwrap(), 0, "an end in order: close_notify");
-}
-
-#[tokio::test]
 async fn many_requests_for_a_new_key_get_one_answer_until_it_is_read() {
     let pki = Pki::new();
     let (near, far) = duplex(2_000);
@@ -206,15 +160,6 @@ async fn many_requests_for_a_new_key_get_one_answer_until_it_is_read() {
     client.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest, "under the new key");
     assert_eq!((server.buffered_capacity(), client.buffered_capacity()), (0, 0));
-}
-
-/// The limits are those of RFC 8446 section 5.5, by suite.
-#[tokio::test]
-async fn a_key_has_the_limit_of_its_suite() {
-    let pki = Pki::new();
-    let (mut ours, _theirs) = we_serve(&pki, &TLS13).await;
-    assert!(ours.cipher_suite().unwrap().contains("_GCM_"));
-    assert_eq!(ours.state().session.key_limit(), 1 << 24);
 }
 
 #[tokio::test(start_paused = true)]
