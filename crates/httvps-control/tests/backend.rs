@@ -27,6 +27,7 @@ fn settings(url: String) -> BackendSettings {
         breaker_failures: 0,
         breaker_cooldown: Duration::from_secs(1),
         ca_path: None,
+        gateway_id: String::new(),
     }
 }
 
@@ -108,8 +109,47 @@ async fn the_request_is_the_one_of_the_founding_page() {
     assert_eq!(request.header("content-type"), Some("application/json"));
     assert!(request.header("user-agent").is_some_and(|agent| agent.starts_with("httvps-gateway/")));
     assert_eq!(request.header("X-Internal-Secret"), Some("s3cret"));
-    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
-    assert_eq!(body, serde_json::json!({"device_id": "dev-1", "token": "to\"ken"}));
+    assert_eq!(request.body, br#"{"device_id":"dev-1","token":"to\"ken"}"#);
+    assert_eq!(request.header("X-Httvps-Features"), Some("grant/1"));
+    assert_eq!(request.header("X-Gateway-Id"), None, "this gateway has no name");
+}
+
+#[tokio::test]
+async fn a_gateway_names_itself_where_grants_are_asked_for() {
+    let backend = ScriptedBackend::start(Answer::Allow).await;
+    let mut settings = settings(backend.url());
+    settings.gateway_id = "gw-1.example".into();
+    let client = client(&settings);
+    assert!(ask(&client, "dev").await.unwrap().allowed);
+    let _ = client.assign_outline(asker("dev"), None, far()).await;
+    let requests = backend.requests();
+    assert_eq!(requests[0].header("X-Gateway-Id"), Some("gw-1.example"));
+    assert_eq!(requests[1].header("X-Gateway-Id"), None);
+    assert_eq!(requests[1].header("X-Httvps-Features"), None);
+    for bad in ["a b", "tab\t", "naïve", "line\r\nX-Internal-Secret: x", &"x".repeat(129)] {
+        settings.gateway_id = bad.into();
+        let error = BackendClient::new(&settings, Metrics::new()).err().expect(bad);
+        assert!(error.to_string().starts_with("gateway_id"), "{error}");
+    }
+    settings.gateway_id = "x".repeat(128);
+    assert!(BackendClient::new(&settings, Metrics::new()).is_ok());
+}
+
+#[tokio::test]
+async fn a_grant_comes_with_the_yes_and_a_bad_one_is_an_error_of_the_backend() {
+    let answer = |grant: &str| {
+        let body = format!(r#"{{"allowed":true,"grant":{grant}}}"#);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        Answer::Raw((head + &body).into_bytes())
+    };
+    let backend = ScriptedBackend::start(answer(r#"{"ttl_seconds":300}"#)).await;
+    let client = client(&settings(backend.url()));
+    let grant = ask(&client, "dev").await.unwrap().grant.unwrap();
+    assert_eq!(grant.ttl, Some(Duration::from_mins(5)));
+    backend.set(answer(r#"{"ttl_seconds":"300"}"#));
+    let error = ask(&client, "dev").await.unwrap_err();
+    assert_eq!(error.code().as_str(), "bad_body");
+    assert!(error.problem().unwrap().contains("ttl_seconds"));
 }
 
 #[tokio::test]

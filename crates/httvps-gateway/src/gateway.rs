@@ -125,6 +125,7 @@ fn parts(config: Config) -> Result<Parts, StartError> {
         breaker_failures: config.backend_breaker_failures,
         breaker_cooldown: config.backend_breaker_cooldown,
         ca_path: config.backend_ca_path.clone(),
+        gateway_id: String::new(),
     };
     let backend = BackendClient::new(&settings, metrics.clone()).map_err(StartError::Backend)?;
     let egress = egress(&config)?;

@@ -1,7 +1,10 @@
 //! Parsing responses to `validate-device`.
 
 use super::error::{BackendError, parse};
+use crate::grant::Grant;
 use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::time::Duration;
 
 /// The verdict on a device (`ValidateDeviceResult` of the founding page).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,26 +17,51 @@ pub struct ValidateDeviceResult {
     pub subscription_status: Option<String>,
     /// The reason of a refusal, in the backend's words.
     pub reason: Option<String>,
+    /// What the device is allowed, if the backend says so; none with a refusal.
+    pub grant: Option<Box<Grant>>,
+    /// How long a refusal holds, at most [`ValidateDeviceResult::MAX_RETRY_AFTER`].
+    pub retry_after: Option<Duration>,
+}
+
+impl ValidateDeviceResult {
+    /// Longest [`Self::retry_after`]; a longer one is this long.
+    pub const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 }
 
 #[derive(Deserialize)]
-struct Body {
+struct Body<'a> {
     allowed: Option<bool>,
     user_id: Option<UserId>,
     subscription_status: Option<String>,
     reason: Option<String>,
+    #[serde(borrow)]
+    grant: Option<&'a RawValue>,
+    #[serde(borrow)]
+    retry_after_seconds: Option<&'a RawValue>,
 }
 
+/// The name of a user. A number and its digits as text are one name.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum UserId {
+pub(super) enum UserId {
     Number(i64),
     Text(String),
 }
 
+impl UserId {
+    /// The name as text, cut as every text of the backend.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => cut(text),
+        }
+    }
+}
+
 #[derive(Deserialize)]
-struct Wrapped {
-    detail: Body,
+struct Wrapped<'a> {
+    #[serde(borrow)]
+    detail: Body<'a>,
 }
 
 const TYPES: &str = "a member has another type than the API says: allowed is true or false, user_id a \
@@ -51,7 +79,7 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<ValidateDeviceResult, Bac
         200 => {
             let body: Body = parse(body, TYPES).map_err(bad)?;
             let allowed = body.allowed.ok_or(bad("allowed is missing"))?;
-            Ok(body.into_result(allowed))
+            body.into_result(allowed).map_err(bad)
         }
         403 => {
             let body = parse::<Wrapped>(body, TYPES)
@@ -61,28 +89,36 @@ pub(super) fn read(status: u16, body: &[u8]) -> Result<ValidateDeviceResult, Bac
             match (body.allowed, &body.reason) {
                 (Some(true), _) => Err(bad("allowed is true although the status is a refusal")),
                 (None, None) => Err(bad("allowed and reason are missing")),
-                _ => Ok(body.into_result(false)),
+                _ => body.into_result(false).map_err(bad),
             }
         }
         other => Err(BackendError::Status(other)),
     }
 }
 
-impl Body {
-    fn into_result(self, allowed: bool) -> ValidateDeviceResult {
-        ValidateDeviceResult {
+impl Body<'_> {
+    /// A refusal stands whatever else is wrong; a device whose grant cannot be read is not admitted.
+    fn into_result(self, allowed: bool) -> Result<ValidateDeviceResult, &'static str> {
+        let grant = self.grant.filter(|_| allowed).map(Grant::read).transpose()?;
+        Ok(ValidateDeviceResult {
             allowed,
-            user_id: self.user_id.map(|id| match id {
-                UserId::Number(number) => number.to_string(),
-                UserId::Text(text) => cut(text),
-            }),
+            user_id: self.user_id.map(UserId::into_text),
             subscription_status: self.subscription_status.map(cut),
             reason: self.reason.map(cut),
-        }
+            grant: grant.map(Box::new),
+            retry_after: self.retry_after_seconds.filter(|_| !allowed).and_then(retry_after),
+        })
     }
 }
 
-fn cut(mut text: String) -> String {
+/// What is not a number of seconds is none: a backend may have had such a member before it meant
+/// something here.
+fn retry_after(value: &RawValue) -> Option<Duration> {
+    let seconds = Duration::from_secs(value.get().parse().ok()?);
+    Some(seconds.min(ValidateDeviceResult::MAX_RETRY_AFTER))
+}
+
+pub(super) fn cut(mut text: String) -> String {
     if text.len() > MAX_TEXT {
         text.truncate(text.floor_char_boundary(MAX_TEXT));
     }
@@ -166,6 +202,45 @@ mod tests {
         assert_eq!(found.status(), Some(404));
         assert!(found.hint().unwrap().contains(hint));
         assert!(BackendError::Status(401).hint().unwrap().contains("BACKEND_GATEWAY_SECRET"));
+    }
+
+    #[test]
+    fn a_grant_belongs_to_a_yes_and_a_bad_one_admits_no_device() {
+        let yes =
+            |grant: &str| read(200, format!(r#"{{"allowed":true,"grant":{grant}}}"#).as_bytes());
+        let grant = yes(r#"{"device":{"max_sessions":2}}"#).unwrap().grant.unwrap();
+        assert_eq!(grant.device.max_sessions, Some(2));
+        assert_eq!(yes("null").unwrap().grant, None);
+        assert_eq!(yes("{}").unwrap().grant, Some(Box::default()));
+        for bad in ["7", "[]", "\"unlimited\"", r#"{"device":{"max_sessions":"s3cret"}}"#] {
+            let error = yes(bad).unwrap_err();
+            assert_eq!(error.code().as_str(), "bad_body", "{bad}");
+            assert!(!format!("{error:?}").contains("s3cret"));
+        }
+        for (status, body) in [
+            (200, r#"{"allowed":false,"grant":7}"#),
+            (403, r#"{"allowed":false,"reason":"no","grant":{"version":-1}}"#),
+            (403, r#"{"detail":{"allowed":false,"grant":[]}}"#),
+        ] {
+            let refused = read(status, body.as_bytes()).unwrap();
+            assert!(!refused.allowed && refused.grant.is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_may_say_how_long_it_holds() {
+        let after = |value: &str| {
+            let body = format!(r#"{{"detail":{{"reason":"no","retry_after_seconds":{value}}}}}"#);
+            read(403, body.as_bytes()).unwrap().retry_after
+        };
+        assert_eq!(after("90"), Some(Duration::from_secs(90)));
+        assert_eq!(after("86401"), Some(ValidateDeviceResult::MAX_RETRY_AFTER));
+        assert_eq!(after("18446744073709551615"), Some(ValidateDeviceResult::MAX_RETRY_AFTER));
+        for other in ["null", "-1", "1.5", "\"90\"", "[1]", "{}", "true", "1e400"] {
+            assert_eq!(after(other), None, "{other}");
+        }
+        let allowed = read(200, br#"{"allowed":true,"retry_after_seconds":9}"#).unwrap();
+        assert_eq!(allowed.retry_after, None);
     }
 
     #[test]

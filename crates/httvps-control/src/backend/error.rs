@@ -5,7 +5,7 @@ use httvps_telemetry::metrics::BackendErrorCode;
 use httvps_tls::{CertificateFault, certificate_fault};
 use hyper_util::client::legacy::Error as HttpError;
 use rustls::Error as TlsError;
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use serde_json::error::Category;
 use std::error::Error;
 use std::io;
@@ -111,8 +111,8 @@ impl BackendError {
 
 /// Parses a JSON body. The error contains nothing of the body; `types` describes the
 /// types of the members.
-pub(super) fn parse<T: DeserializeOwned>(
-    body: &[u8],
+pub(super) fn parse<'a, T: Deserialize<'a>>(
+    body: &'a [u8],
     types: &'static str,
 ) -> Result<T, &'static str> {
     serde_json::from_slice(body).map_err(|error| {

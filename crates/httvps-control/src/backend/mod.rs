@@ -6,6 +6,7 @@ mod breaker;
 mod connection;
 mod error;
 mod exchange;
+mod head;
 mod pace;
 mod places;
 
@@ -18,6 +19,7 @@ use breaker::{Blame, Breaker};
 use bytes::Bytes;
 use connection::Bounds;
 use exchange::{Answer, Connections, Failure, Keeping, Question};
+use head::Head;
 use http_body_util::Full;
 use httvps_config::Secret;
 use httvps_https as authorities;
@@ -25,7 +27,6 @@ use httvps_https::Dial;
 use httvps_https::Https;
 use httvps_proto::Bucket;
 use httvps_telemetry::metrics::{Limit, Metrics};
-use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Uri};
 use pace::Pace;
 use places::{Place, Places};
@@ -56,6 +57,9 @@ pub struct BackendSettings {
     pub breaker_cooldown: Duration,
     /// Extra certificate authorities for an `https` backend, a PEM file.
     pub ca_path: Option<PathBuf>,
+    /// The name of this gateway, at most 128 bytes of visible ASCII: `X-Gateway-Id`, and the member
+    /// `gateway_id` of a request. Empty = it has none.
+    pub gateway_id: String,
 }
 
 /// The settings of the backend cannot be used.
@@ -84,7 +88,7 @@ pub struct BackendClient {
     connections: Connections,
     validate_device: Endpoint,
     assign_outline: Endpoint,
-    secret: Option<HeaderValue>,
+    head: Head,
     timeout: Duration,
     places: Arc<Places>,
     pace: Mutex<Pace>,
@@ -102,6 +106,8 @@ struct Endpoint {
     uri: Uri,
     /// The statuses whose bodies say something.
     statuses: &'static [u16],
+    /// Whether its answers go beyond the founding page for a gateway that understands it.
+    is_negotiated: bool,
     breaker: Mutex<Breaker>,
 }
 
@@ -116,7 +122,11 @@ impl Endpoint {
             .parse()
             .map_err(|error| BackendSetupError(format!("backend_base_url: {error}")))?;
         let breaker = Breaker::new(settings.breaker_failures, settings.breaker_cooldown);
-        Ok(Self { uri, statuses, breaker: Mutex::new(breaker) })
+        Ok(Self { uri, statuses, is_negotiated: false, breaker: Mutex::new(breaker) })
+    }
+
+    fn negotiated(self) -> Self {
+        Self { is_negotiated: true, ..self }
     }
 
     fn with_breaker<R>(&self, f: impl FnOnce(&mut Breaker) -> R) -> R {
@@ -153,10 +163,6 @@ struct AssignOutline<'a> {
 /// Reads a status and a body.
 type Read<T> = fn(u16, &[u8]) -> Result<T, BackendError>;
 
-const INTERNAL_SECRET: HeaderName = HeaderName::from_static("x-internal-secret");
-const AGENT: HeaderValue =
-    HeaderValue::from_static(concat!("httvps-gateway/", env!("CARGO_PKG_VERSION")));
-
 /// Most unused connections that are kept.
 const MAX_IDLE: usize = 64;
 
@@ -164,8 +170,9 @@ impl BackendClient {
     /// Prepares the client; sends no request.
     pub fn new(settings: &BackendSettings, metrics: Metrics) -> Result<Self, BackendSetupError> {
         let validate_device = Endpoint::new("/api/v1/auth/validate-device", &[200, 403], settings)?;
+        let validate_device = validate_device.negotiated();
         let assign_outline = Endpoint::new("/api/v1/nodes/assign-outline", &[200, 503], settings)?;
-        let secret = settings.secret.as_ref().map(secret_header).transpose()?;
+        let head = Head::new(settings)?;
         let protocols: [&[u8]; 2] = [b"h2", b"http/1.1"];
         let https = Https::new(Dial::new(settings.timeout), tls(settings)?, &protocols);
         let bounds = Bounds { body: settings.max_body, answers: settings.max_concurrent };
@@ -178,7 +185,7 @@ impl BackendClient {
             connections: Connections::new(https, keeping),
             validate_device,
             assign_outline,
-            secret,
+            head,
             timeout: settings.timeout,
             places: Places::new(settings.max_concurrent),
             pace: Mutex::new(Pace::new(settings.max_concurrent, settings.timeout, Instant::now())),
@@ -336,33 +343,18 @@ impl BackendClient {
         question: &impl Serialize,
     ) -> Option<Request<Full<Bytes>>> {
         let body = serde_json::to_vec(question).ok()?;
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(endpoint.uri.clone())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .header(USER_AGENT, AGENT)
-            .body(Full::new(Bytes::from(body)))
-            .ok()?;
-        if let Some(secret) = &self.secret {
-            request.headers_mut().insert(INTERNAL_SECRET, secret.clone());
+        let uri = endpoint.uri.clone();
+        if endpoint.is_negotiated {
+            self.head.negotiating(Method::POST, uri, Some(body))
+        } else {
+            self.head.founding(uri, body)
         }
-        Some(request)
     }
 }
 
 /// What is behind these locks is whole between any two statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn secret_header(secret: &Secret) -> Result<HeaderValue, BackendSetupError> {
-    let mut value = HeaderValue::from_str(secret.expose()).map_err(|_| {
-        BackendSetupError(
-            "backend_secret: holds characters that a header cannot carry; use visible ASCII".into(),
-        )
-    })?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 fn tls(settings: &BackendSettings) -> Result<authorities::TlsConfigs, BackendSetupError> {
